@@ -13,8 +13,15 @@ from safetensors.torch import load_file
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checks import check_norms, check_parts
+from iceprobe.machine import shared_batches
 from iceprobe.machine.processes import World, first, join, world
-from iceprobe.machine.shared_batches import BatchShare, learning_from, part_of_batch
+from iceprobe.machine.shared_batches import (
+    BatchShare,
+    Moments,
+    learning_from,
+    moments_of_all,
+    part_of_batch,
+)
 from iceprobe.probes import build_pooling
 from iceprobe.probes.pooling import Pooling
 from iceprobe.store import extract
@@ -30,7 +37,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for what in (work.extraction, work.search, work.training, work.tasks):
+    for what in (work.extraction, work.search, work.training, work.tasks, work.lengths):
         what(folder)
     torch.set_num_threads(threads)
     return folder
@@ -41,7 +48,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by two."""
     folder = tmp_path_factory.mktemp("together")
     ended = torchrun(
-        folder, "-m", "tests.distributed.work", folder, "extraction", "search", "training", "tasks"
+        folder,
+        "-m",
+        "tests.distributed.work",
+        folder,
+        "extraction",
+        "search",
+        "training",
+        "tasks",
+        "lengths",
     )
     assert ended.returncode == 0, ended.stderr
     return folder
@@ -63,7 +78,7 @@ def test_neighbours_answer_the_same(alone, together, queries):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["trained", "tasks"])
+@pytest.mark.parametrize("name", ["trained", "tasks", "lengths"])
 def test_members_end_with_the_same_weights(alone, together, name):
     """All of them, statistics of batch norms included; the two processes agree to the bit."""
     one = load_file(alone / f"{name}-0.safetensors")
@@ -197,6 +212,29 @@ def test_moments_of_parts_are_those_of_the_batch(monkeypatch):
     found = BatchShare(4, 11).moments(own[1], own[0])
     torch.testing.assert_close(found[0], mean, rtol=1e-12, atol=0)
     torch.testing.assert_close(found[1], variance, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("counts", [(4, 7), (1, 1, 30), (5,)])
+def test_moments_of_uneven_parts_take_one_exchange(monkeypatch, counts):
+    """Rows of all processes, put together by hand; each finds what the whole batch has."""
+    x = torch.randn(sum(counts), 3) * torch.tensor([1.0, 5, 0.1]) + 40
+    parts = []
+    for part in x.split(list(counts)):
+        variance, mean = torch.var_mean(part, 0, correction=0)
+        parts.append(Moments(len(part), mean, variance))
+    rows: list[torch.Tensor] = []
+    monkeypatch.setattr(shared_batches, "_total", lambda row: rows.append(row) or row)
+    for rank, part in enumerate(parts):
+        monkeypatch.setattr(shared_batches, "world", lambda r=rank: World(r, len(counts)))
+        moments_of_all(part)
+    assert len(rows) == len(counts)
+    monkeypatch.setattr(shared_batches, "_total", lambda row: sum(rows))
+    found = moments_of_all(parts[-1])
+    variance, mean = torch.var_mean(x.double(), 0, correction=0)
+    assert found.number == len(x)
+    assert found.mean.dtype == torch.float32
+    torch.testing.assert_close(found.mean.double(), mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.variance.double(), variance, rtol=1e-5, atol=0)
 
 
 def test_what_is_missing_of_the_environment_is_named(monkeypatch):

@@ -18,8 +18,10 @@ from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import Member, make_groups
 from iceprobe.fitting.stacked import Stacked
 from iceprobe.machine.processes import join, world
+from iceprobe.machine.shared_batches import learning_from
 from iceprobe.neighbours import knn
 from iceprobe.neighbours.search import QUERIES
+from iceprobe.probes import build_pooling
 from iceprobe.store import extract
 from iceprobe.tasks import get_task
 from iceprobe.tasks.classification import Classification
@@ -113,6 +115,35 @@ def tasks(folder: Path) -> None:
         found |= {f"{name}/{key}": tensor for key, tensor in after.items()}
     torch.set_default_dtype(torch.float32)
     _save(folder, "tasks", found)
+
+
+def lengths(folder: Path) -> None:
+    """A batch of examples of several lengths through poolings with statistics of its tokens.
+
+    Parts have other numbers of examples, and of tokens an example; one is measured in two pieces.
+    """
+    torch.manual_seed(0)
+    of_batch = torch.tensor([3, 9, 1, 2, 2, 1, 4])
+    every, mask = torch.randn(7, 9, DIM).double() + 3, torch.arange(9) < of_batch[:, None]
+    every[~mask] = torch.nan
+    direction, place, found = torch.randn(7, DIM).double(), world().part(7), {}
+    for name in ("aim4", "delf"):
+        pooling = build_pooling(name, DIM).double().train()
+        tokens, real = every[place].clone().requires_grad_(), mask[place]
+        with learning_from(len(tokens), 7):
+            if name == "aim4":
+                pieces = [(tokens[:1], real[:1]), (tokens[1:], real[1:])]
+                stats = pooling.token_stats_of(pieces)
+                found["mean"], found["variance"] = stats.mean.detach(), stats.variance.detach()
+                found["tokens"] = torch.tensor(stats.num_tokens)
+            out = pooling(tokens, real)
+            (out * direction[place]).sum().backward()
+        found[f"{name}/out"] = world().assembled(out.detach(), place, 7)
+        found[f"{name}/gradient"] = world().assembled(tokens.grad, place, 7)
+        for key, parameter in pooling.named_parameters():
+            found[f"{name}/{key}"] = world().sum_(parameter.grad.clone())
+        found |= {f"{name}/{key}": buffer for key, buffer in pooling.named_buffers()}
+    _save(folder, "lengths", found)
 
 
 def _after(groups: Sequence[Stacked], feed: Feed, task: Task) -> dict[str, torch.Tensor]:

@@ -366,7 +366,7 @@ def test_clip_needs_its_grid_and_reads_patches_only():
         build("clip", D, 5)
     with pytest.raises(IceprobeError, match="write patches"):
         build("clip?input=class+patches", D, 5, GRID, has_class=True)
-    with pytest.raises(IceprobeError, match="grid of 2×5 patches and got 9 tokens"):
+    with pytest.raises(IceprobeError, match="grid of 2x5 and got 9 tokens"):
         build("clip", D, 5, GRID)(torch.randn(2, 9, D))
 
 

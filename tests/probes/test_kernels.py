@@ -60,9 +60,12 @@ def kernels(monkeypatch):
     assert calls
 
 
-def formula(tokens, queries, rstd):
+def formula(tokens, queries, rstd, mask=None):
     tokens = tokens if rstd is None else tokens * rstd[..., None]
-    weights = torch.softmax(torch.einsum("bnd,qd->bqn", tokens, queries), -1)
+    scores = torch.einsum("bnd,qd->bqn", tokens, queries)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    weights = torch.softmax(scores, -1)
     return torch.einsum("bqn,bnd->bqd", weights, tokens)
 
 
@@ -70,18 +73,18 @@ def gap(one, other):
     return ((one.double().cpu() - other).norm() / other.norm()).item()
 
 
-def check(tokens, queries, tolerance, epsilon=None):
+def check(tokens, queries, tolerance, epsilon=None, mask=None):
     """Both directions against the formula in float64 on the CPU, from the same rounded numbers."""
     tokens = tokens.to(DEVICE)
     queries = queries.to(DEVICE, tokens.dtype).float().requires_grad_()
     rstd = None if epsilon is None else token_rstd(tokens, epsilon)
-    pooled = attention.attend(tokens, queries, rstd)
+    pooled = attention.attend(tokens, queries, rstd, None if mask is None else mask.to(DEVICE))
     grad = torch.randn(pooled.shape).to(DEVICE, tokens.dtype).float()
     pooled.backward(grad)
 
     exact = queries.detach().double().cpu().requires_grad_()
     wide_rstd = None if rstd is None else rstd.double().cpu()
-    expected = formula(tokens.double().cpu(), exact, wide_rstd)
+    expected = formula(tokens.double().cpu(), exact, wide_rstd, mask)
     expected.backward(grad.double().cpu())
     assert pooled.dtype == queries.dtype
     assert gap(pooled, expected.detach()) < tolerance
@@ -98,6 +101,21 @@ def test_values_and_gradients(kernels, case, dtype):
     images, num_tokens, dim, num_queries, epsilon = case
     tokens = torch.randn(images, num_tokens, dim).to(dtype)
     check(tokens, torch.randn(num_queries, dim) * 2 * dim**-0.5, TOLERANCES[dtype], epsilon)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("epsilon", [None, 1e-6])
+def test_examples_of_several_lengths(kernels, dtype, epsilon):
+    """Whole blocks of padding behind the tokens, and in front of them, as between layers side by side."""
+    mask = torch.zeros(5, 67, dtype=torch.bool)
+    for row, real in zip(
+        mask, [slice(67), slice(1), slice(20), slice(33, 50), slice(16, 48)], strict=True
+    ):
+        row[real] = True
+    tokens = (torch.randn(5, 67, 50) + 3).to(dtype)
+    tokens[~mask] = 0
+    check(tokens, torch.randn(7, 50) * 0.1, TOLERANCES[dtype], epsilon, mask)
 
 
 @runs_kernels

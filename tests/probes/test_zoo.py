@@ -162,7 +162,7 @@ def test_slot_attention_becomes_efficient_probing(monkeypatch):
     slots.token_norm = slots.slot_norm = nn.Identity()
     with torch.no_grad():
         slots.query.weight.copy_(torch.eye(D))
-    monkeypatch.setattr(slot_module, "compete", lambda scores: scores.softmax(-1))
+    monkeypatch.setattr(slot_module, "compete", lambda scores, mask: scores.softmax(-1))
     monkeypatch.setattr(slots, "update", lambda gathered, before: gathered)
     gathered, weights = slots._iterate(tokens)
     width = D // 4
@@ -187,16 +187,24 @@ def test_slots_that_win_nothing_stay_finite():
     torch.testing.assert_close(pooling.attention(tokens).sum(-1), torch.ones(3, 2).double())
 
 
-@pytest.mark.parametrize("spec", ["delf", "cbam"])
-def test_maps_need_their_grid(spec):
+def test_maps_need_their_grid():
     with pytest.raises(
-        IceprobeError, match=f"'{spec}' needs the grid of the patches and there is none"
+        IceprobeError, match="'cbam' needs the grid of the patches and there is none"
     ):
-        build(spec, D, 5)
+        build("cbam", D, 5)
     with pytest.raises(IceprobeError, match="grid of 3x4 and got 13 tokens"):
-        build(spec, D, 5, GRID)(torch.randn(2, N + 1, D))
+        build("cbam", D, 5, GRID)(torch.randn(2, N + 1, D))
     with pytest.raises(IceprobeError, match="write patches"):
-        build(f"{spec}?input=class+patches", D, 5, GRID, has_class=True)
+        build("cbam?input=class+patches", D, 5, GRID, has_class=True)
+
+
+def test_delf_reads_tokens_anywhere():
+    """Its convolutions are 1×1: a grid, an order or a number of tokens is nothing that it knows."""
+    pooling, tokens = pooling_of("delf").eval(), tokens_of()
+    torch.testing.assert_close(pooling(tokens.flip(1)), pooling(tokens), rtol=0, atol=1e-12)
+    assert build("delf?input=class+patches", D, 5, has_class=True)(
+        torch.randn(2, N + 1, D)
+    ).shape == (2, 5)
 
 
 def test_cbam_gates_by_place():

@@ -54,7 +54,9 @@ def measured(
     for pixels, _ in some.batches(split_batches(np.arange(len(some)), AT_ONCE)):
         tokens = backbone(backbone.preprocessing.normalised_pixels(pixels.to(backbone.device)))
         for name, probe in readers.items():
-            parts[name].append(probe.select(tokens).flatten(0, 1).float().cpu())
+            read, *mask = probe.read_tokens(tokens)
+            rows = read[mask[0]] if mask else read.flatten(0, 1)
+            parts[name].append(rows.float().cpu())
     return {name: Coordinates.of(torch.cat(found)) for name, found in parts.items()}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.probes.masks import mean_tokens
 from iceprobe.probes.pooling import AttentivePooling
 from iceprobe.tokens import Tokens
 
@@ -46,10 +47,12 @@ def replaced_logits(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
             f"no predictor of {type(pooling).__name__} can be replaced alone: its descriptor isn't "
             "a function of what predictors pool; take ep, mhca or aim"
         )
-    prepared = pooling.prepare(probe.select(tokens))
-    weights = pooling.normalise(pooling.scores(prepared))
+    selected, *mask = probe.read_tokens(tokens)
+    prepared = pooling.prepare(selected, *mask)
+    weights = pooling.normalise(pooling.scores(prepared, *mask), *mask)
     pooled = weights @ prepared
-    uniform = prepared[:, probe.patches_among(prepared.shape[1], tokens.patches.shape[1])].mean(1)
+    patches = probe.patches_among(prepared.shape[1], tokens.patches.shape[1])
+    uniform = mean_tokens(prepared[:, patches], *(rows[:, patches] for rows in mask))
     before = _classified(probe, pooling.values(pooled))
     replaced, after = pooled.clone(), []
     for j in range(pooled.shape[1]):

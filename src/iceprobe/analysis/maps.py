@@ -32,9 +32,9 @@ def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
     Raises:
         IceprobeError: if the pooling has no attention.
     """
-    selected = probe.select(tokens)
-    weights = probe.pooling.attention(selected).float()
-    added = probe.pooling.prefix_attention(selected).float().sum(-1)
+    read = probe.read_tokens(tokens)
+    weights = probe.pooling.attention(*read).float()
+    added = probe.pooling.prefix_attention(*read).float().sum(-1)
     patches = probe.on_patches(weights, tokens.patches.shape[1])
     on_patches = patches.sum(-1)
     everything = weights.sum(-1) + added

@@ -102,7 +102,7 @@ class Measurements:
                 if has_evidence(source) and (self.boxed.any() or self.part.has_masks):
                     of_evidence += self._evident(source, tokens, rows, columns)
                 with torch.no_grad():
-                    descriptors.append(source.pooling(source.select(tokens)).float())
+                    descriptors.append(source.pooling(*source.read_tokens(tokens)).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
             for name, values in self._measured(maps, rows).items():
                 columns[name].append(values.T)

@@ -184,7 +184,7 @@ def logits_of(probes: Sequence[Any], tokens: Tensor) -> Tensor:
     """Logits ``(G, B, K)`` of fitted modules, from the tokens that all of them read."""
     narrow = tokens.dtype in (torch.bfloat16, torch.float16)
     with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
-        descriptors = [probe.pooling(probe.select(tokens)) for probe in probes]
+        descriptors = [probe.pooling(*probe.read_tokens(tokens)) for probe in probes]
     logits = [
         probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
         for probe, y in zip(probes, descriptors, strict=True)

@@ -1,6 +1,6 @@
 """Statistics of a whole batch whose parts are in several processes.
 
-    μ = Σ_r w_r μ_r      σ² = Σ_r w_r (σ²_r + (μ_r − μ)²)      w_r = images of part r / images
+    μ = Σ_r w_r μ_r      σ² = Σ_r w_r (σ²_r + (μ_r − μ)²)      w_r = values of part r / values
 
 Batch norm over a part would give another probe than batch norm over the batch. So μ and σ² are
 combined over the parts (Chan, Golub and LeVeque 1979), with gradients: the gradient of a sum over
@@ -11,10 +11,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from iceprobe.machine.processes import world
 
@@ -31,13 +32,49 @@ class BatchShare:
         return self.here / self.images
 
     def moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of this part → those of the whole batch."""
+        """Mean and biased variance over this part's images → those over the whole batch's."""
         whole = _total(mean * self.share)
         return whole, _total((variance + (mean - whole).square()) * self.share)
 
-    def count(self, here: int) -> int:
-        """Number of values in the whole batch, if ``here`` of them are in this part."""
-        return here // self.here * self.images
+
+class Moments(NamedTuple):
+    """Number, mean and biased variance of values."""
+
+    number: int
+    mean: Tensor  # (…)
+    variance: Tensor  # (…)
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """The moments of all values from those of parts; a single part's stay as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    number = sum(part.number for part in parts)
+    shares = [part.number / number for part in parts]
+    mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
+    variance = sum(
+        share * (part.variance + (part.mean - mean).square())
+        for share, part in zip(shares, parts, strict=True)
+    )
+    return Moments(number, torch.as_tensor(mean), torch.as_tensor(variance))
+
+
+def moments_of_all(here: Moments) -> Moments:
+    """The moments of the whole batch's values, those in this process being ``here``, in one exchange.
+
+    Parts may have different numbers of values. With gradients.
+    """
+    rank, size = world().rank, world().size
+    own = torch.cat([here.mean.flatten(), here.variance.flatten()]).double()
+    own = torch.cat([own, own.new_tensor([here.number])])
+    rows = _total(F.pad(own[None], (0, 0, rank, size - 1 - rank)))  # every process fills its row
+    numbers = rows[:, -1].detach().tolist()
+    means, variances = (
+        rows[:, :-1].to(here.mean.dtype).unflatten(1, (2, *here.mean.shape)).unbind(1)
+    )
+    return merged(
+        [Moments(int(n), m, v) for n, m, v in zip(numbers, means, variances, strict=True)]
+    )
 
 
 _part: ContextVar[BatchShare | None] = ContextVar("part", default=None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iceprobe.probes.evidence import linear_evidence
+from iceprobe.probes.masks import only_scores
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
 
 # With 1, tokens of deviation 1 leave the linear range of tanh (docs/coordinates.md).
@@ -77,26 +78,33 @@ class ABMILP(AttentivePooling):
         if self.token_maps == ("hidden",):
             self.units = {"hidden.weight": TANH_UNIT}
 
-    def prepare(self, tokens: Tensor) -> Tensor:
-        tokens = super().prepare(tokens)
-        return tokens if self.mix is None else self.mix(tokens)
+    def prepare(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = super().prepare(tokens, mask)
+        return tokens if self.mix is None else self.mix(tokens, mask)
 
-    def scores(self, tokens: Tensor) -> Tensor:
+    def scores(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         hidden = tokens if self.hidden is None else torch.tanh(self.hidden(tokens))
         return self.scorer(hidden).mT
 
     def values(self, pooled: Tensor) -> Tensor:
         return pooled.squeeze(1)
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Through the self-attention, which is linear in its values as well: a token's weight is a S."""
         if self.mix is None:
-            return super().evidence(tokens, directions, centre)
-        mix, tokens = self.mix, super().prepare(tokens)
-        weights = self.attention(tokens) @ mix.weights(tokens)
+            return super().evidence(tokens, directions, centre, mask)
+        mix, tokens = self.mix, super().prepare(tokens, mask)
+        weights = self.attention(tokens, mask) @ mix.weights(tokens, mask)
         value = mix.qkv.weight[-self.out_dim :]
         return linear_evidence(
-            lambda pooled: mix.proj(pooled[:, 0] @ value.mT), weights, tokens, directions, centre
+            lambda pooled: mix.proj(pooled[:, 0] @ value.mT),
+            weights,
+            tokens,
+            directions,
+            centre,
+            mask=mask,
         )
 
     def macs(self, num_tokens: int) -> int:
@@ -107,18 +115,19 @@ class ABMILP(AttentivePooling):
 
 
 class SelfAttention(nn.Module):
-    """One-head self-attention, ``(B, N, D)`` → ``(B, N, D)``."""
+    """One-head self-attention, ``(B, N, D)`` → ``(B, N, D)``; padding is finite and no key."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(tokens).chunk(3, -1)
-        return self.proj(F.scaled_dot_product_attention(q, k, v))
+        keys = None if mask is None else mask[:, None]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, keys))
 
-    def weights(self, tokens: Tensor) -> Tensor:
+    def weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """S, how much each token takes of every other, ``(B, N, N)``."""
         q, k, _ = self.qkv(tokens).chunk(3, -1)
-        return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
+        return torch.softmax(only_scores(q @ k.mT * q.shape[-1] ** -0.5, mask), -1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from iceprobe.machine import products
+from iceprobe.probes.masks import only_scores
 
 # The Triton kernels of `kernels.py` have only run in Triton's interpreter, never on a GPU. Set this
 # once tests/probes/test_kernels.py has passed on one and benchmarks/attend_gpu.py has shown for
@@ -26,7 +27,9 @@ KERNELS_CHOSEN = False
 AT_ONCE = 2**22
 
 
-def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+def attend(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """Pool tokens by the softmax of their scores, ``Xᵀ softmax_N(X u_q)`` for every query.
 
     If the tokens need no gradient, none is computed and only tokens and weights are kept for the
@@ -39,32 +42,39 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
         queries: ``(Q, D)``, scale included.
         rstd: r, ``(B, N)``, if keys and values are the tokens times r (a LayerNorm, see
             `iceprobe.probes.layer_norm`).
+        mask: ``(B, N)`` bool, which rows are tokens; the others have to be finite
+            (`iceprobe.probes.masks.only_tokens`).
 
     Returns:
         ``(B, Q, D)`` in the dtype of ``queries``.
     """
-    return attend_together(tokens, [queries], rstd)[0]
+    return attend_together(tokens, [queries], rstd, mask)[0]
 
 
 def attend_together(
-    tokens: Tensor, queries: Sequence[Tensor], rstd: Tensor | None = None
+    tokens: Tensor,
+    queries: Sequence[Tensor],
+    rstd: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """`attend` for several sets of queries, ``(Q_i, D)`` → ``(B, Q_i, D)``, in shared products."""
     sizes = [len(q) for q in queries]
     total = sum(sizes)
+    if rstd is not None and mask is not None:
+        rstd = rstd.masked_fill(~mask, 0)  # 1/√ε may be too large for a narrow dtype
     differentiated = tokens.requires_grad and torch.is_grad_enabled()
     if differentiated or torch.compiler.is_compiling():  # a graph can't loop over a variable batch
-        weights = attention_weights(tokens, torch.cat(list(queries)), rstd)
+        weights = attention_weights(tokens, torch.cat(list(queries)), rstd, mask)
         pooled = _rescale(weights.mT, rstd).mT @ tokens.to(weights.dtype)
         return pooled.split(sizes, 1)
     if KERNELS_CHOSEN and available(tokens) and total:
         from iceprobe.probes import kernels
 
-        return kernels.attend(tokens, torch.cat(list(queries)), rstd).split(sizes, 1)
+        return kernels.attend(tokens, torch.cat(list(queries)), rstd, mask).split(sizes, 1)
     if products.each_pays(tokens, *queries, macs=tokens[:1].numel() * total):
-        return _AttendByImage.apply(tokens, rstd, *queries)[:-1]
+        return _AttendByImage.apply(tokens, rstd, mask, *queries)[:-1]
     with _plain(tokens.device.type):
-        return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, *queries)[:-1]
+        return _Attend.apply(tokens.to(_product_dtype(tokens)), rstd, mask, *queries)[:-1]
 
 
 def available(tokens: Tensor) -> bool:
@@ -84,20 +94,26 @@ def available(tokens: Tensor) -> bool:
     )
 
 
-def attention_weights(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+def attention_weights(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """``softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``."""
     dtype = torch.promote_types(tokens.dtype, queries.dtype)
     scores = _rescale(tokens.to(dtype) @ queries.to(dtype).mT, rstd)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[..., None], -torch.inf)
     return torch.softmax(scores, 1).mT.to(queries.dtype)
 
 
-def log_attention(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+def log_attention(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """``ln softmax_N(X u_q)``: ``(B, N, D)``, ``(Q, D)`` → ``(B, Q, N)`` in the dtype of ``queries``.
 
-    For losses that read the attention: gradients of the weights reach the queries, which `attend`
+    −∞ in padding. For losses that read the attention: gradients of the weights reach the queries, which `attend`
     doesn't allow.
     """
-    return torch.log_softmax(image_scores(tokens, queries, rstd), -1)
+    return torch.log_softmax(image_scores(tokens, queries, rstd, mask), -1)
 
 
 class _Attend(torch.autograd.Function):
@@ -109,14 +125,19 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(tokens: Tensor, rstd: Tensor | None, *queries: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        tokens: Tensor, rstd: Tensor | None, mask: Tensor | None, *queries: Tensor
+    ) -> tuple[Tensor, ...]:
         sizes = [len(q) for q in queries]
         wide = torch.cat(queries).to(tokens.dtype)
         weights = tokens.new_empty(*tokens.shape[:2], len(wide))
         parts = [queries[0].new_empty(len(tokens), size, tokens.shape[2]) for size in sizes]
         for images in _few(tokens, weights):
-            x, r = tokens[images], None if rstd is None else rstd[images]
-            a = weights[images].copy_(torch.softmax(_scores(x, wide, r), 1))
+            x, r, real = tokens[images], _some(rstd, images), _some(mask, images)
+            scores = _scores(x, wide, r, real)
+            if real is not None:
+                scores.masked_fill_(~real[..., None], -torch.inf)
+            a = weights[images].copy_(torch.softmax(scores, 1))
             pooled = _rescale(a, r).mT @ x
             for part, of_images in zip(parts, pooled.split(sizes, 1), strict=True):
                 part[images] = of_images
@@ -124,7 +145,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tokens, rstd, *queries = inputs
+        tokens, rstd, _, *queries = inputs
         ctx.mark_non_differentiable(output[-1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(tokens, output[-1], rstd)
@@ -139,12 +160,12 @@ class _Attend(torch.autograd.Function):
         total = tokens.new_zeros(sum(ctx.sizes), tokens.shape[2], dtype=wide)
         with _plain(tokens.device.type):
             for images in _few(tokens, weights):
-                x, r = tokens[images], None if rstd is None else rstd[images]
+                x, r = tokens[images], _some(rstd, images)
                 grad = _side_by_side([part[images].to(x.dtype) for part in parts])
                 grad = _softmax_backward(_rescale(x @ grad.mT, r), weights[images], 1)
                 grad = _rescale(grad, r).flatten(0, 1)
                 total += products.rows_by_rows(grad.mT, x.flatten(0, 1).mT)
-        return None, None, *total.to(ctx.dtype).split(ctx.sizes)
+        return None, None, None, *total.to(ctx.dtype).split(ctx.sizes)
 
 
 def _plain(device: str) -> AbstractContextManager[Any]:
@@ -160,6 +181,11 @@ def _few(tokens: Tensor, weights: Tensor) -> list[slice]:
     if tokens.device.type == "cpu":
         count = max(1, AT_ONCE * count // max(1, weights.nbytes))
     return [slice(i, i + count) for i in range(0, len(tokens), count)]
+
+
+def _some(of_batch: Tensor | None, images: slice) -> Tensor | None:
+    """What is given for each image, of some of them."""
+    return None if of_batch is None else of_batch[images]
 
 
 def _all(grads: Sequence[Tensor | None], sizes: Sequence[int], tokens: Tensor) -> list[Tensor]:
@@ -183,10 +209,14 @@ class _AttendByImage(_Attend):
     """
 
     @staticmethod
-    def forward(tokens: Tensor, rstd: Tensor | None, *queries: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        tokens: Tensor, rstd: Tensor | None, mask: Tensor | None, *queries: Tensor
+    ) -> tuple[Tensor, ...]:
         sizes = [len(q) for q in queries]
         scores = products.linear(tokens.flatten(0, 1), torch.cat(queries))
         scores = _rescale(scores.unflatten(0, tokens.shape[:2]), rstd)
+        if mask is not None:
+            scores.masked_fill_(~mask[..., None], -torch.inf)
         weights = tokens.new_empty(len(tokens), sum(sizes), tokens.shape[1])
         parts = [tokens.new_empty(len(tokens), size, tokens.shape[2]) for size in sizes]
         for b, x in enumerate(tokens.unbind()):
@@ -210,7 +240,7 @@ class _AttendByImage(_Attend):
                 grad = products.linear(grad, tokens[b]).mul_(r)
                 scores.append(_softmax_backward(grad, weights[b], 1).mul_(r))
             total += products.linear(torch.cat(scores, 1), tokens[images].flatten(0, 1).mT)
-        return None, None, *total.split(ctx.sizes)
+        return None, None, None, *total.split(ctx.sizes)
 
 
 def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
@@ -218,19 +248,23 @@ def _softmax_backward(grad: Tensor, weights: Tensor, dim: int) -> Tensor:
     return torch.ops.aten._softmax_backward_data(grad, weights, dim, weights.dtype)
 
 
-def image_scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
+def image_scores(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None, mask: Tensor | None = None
+) -> Tensor:
     """Scores ``(B, Q, N)`` of r·x, for poolings with additional keys or queries for each image.
 
     Queries are ``(Q, D)``, or ``(B, Q, D)`` for each image. Without r ``(B, N)``, scores are up to
     a constant per query. Autograd keeps only the tokens ``(B, N, D)`` for the backward pass, for
-    any number of members, and gives them a gradient only if they require one.
+    any number of members, and gives them a gradient only if they require one. Scores of padding are
+    −∞.
     """
     products = tokens.to(_product_dtype(tokens))
-    return _scores(products, queries.to(products.dtype), rstd).mT.to(queries.dtype)
+    scores = _scores(products, queries.to(products.dtype), rstd, mask).mT.to(queries.dtype)
+    return only_scores(scores, mask)
 
 
 def image_sums(tokens: Tensor, weights: Tensor, rstd: Tensor | None = None) -> Tensor:
-    """Σ_n a_n x_n, or of r·x: ``(B, N, D)``, ``(B, Q, N)`` → ``(B, Q, D)``."""
+    """Σ_n a_n x_n, or of r·x: ``(B, N, D)``, ``(B, Q, N)`` → ``(B, Q, D)``; padding has a_n = 0."""
     products = tokens.to(_product_dtype(tokens))
     return (_rescale(weights.mT, rstd).mT.to(products.dtype) @ products).to(weights.dtype)
 
@@ -240,7 +274,9 @@ def _rescale(columns: Tensor, rstd: Tensor | None) -> Tensor:
     return columns if rstd is None else columns * rstd[..., None].to(columns.dtype)
 
 
-def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
+def _scores(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None, mask: Tensor | None = None
+) -> Tensor:
     """``(B, N, Q)``, up to a constant per query if there is no r.
 
     A half-precision product rounds each score to 8 or 11 bits, which a mean that all tokens share
@@ -253,7 +289,12 @@ def _scores(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> Tensor:
         scores = products.rows_by_rows(tokens.flatten(0, 1), queries)
         return _rescale(scores.unflatten(0, tokens.shape[:2]), rstd)
     with torch.no_grad():
-        shift = queries @ tokens[0].mean(0, dtype=torch.float32).to(tokens.dtype)
+        first, real = tokens[0], None if mask is None else mask[0]
+        mean = first.mean(0, dtype=torch.float32)
+        if real is not None:  # of any example, one without tokens too
+            total = first.masked_fill(~real[:, None], 0).sum(0, dtype=torch.float32)
+            mean = total / real.sum().clamp_min(1)
+        shift = queries @ mean.to(tokens.dtype)
     if queries.ndim == 3:
         scores = torch.baddbmm(-shift[:, None], tokens, queries.mT)
     else:

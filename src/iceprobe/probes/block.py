@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.probes.masks import mean_tokens, only_tokens
 from iceprobe.probes.pooling import Pooling, check_divides
 
 EPSILON, MLP_RATIO = 1e-5, 4
@@ -39,16 +40,19 @@ class Block(Pooling):
             nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens.to(self.qkv.weight.dtype)
-        tokens = tokens + self._mix(self.norm1(tokens))
-        return (tokens + self.mlp(self.norm2(tokens))).mean(1)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = only_tokens(tokens, mask).to(self.qkv.weight.dtype)
+        tokens = tokens + self._mix(self.norm1(tokens), mask)
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        return tokens.mean(1) if mask is None else mean_tokens(tokens, mask).to(tokens.dtype)
 
-    def _mix(self, tokens: Tensor) -> Tensor:
-        """Multi-head self-attention, ``(B, N, D)`` → ``(B, N, D)``."""
+    def _mix(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Multi-head self-attention, ``(B, N, D)`` → ``(B, N, D)``; padding is finite and no key."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         q, k, v = torch.unbind(qkv.transpose(1, 3), 2)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        keys = None if mask is None else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, keys)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def macs(self, num_tokens: int) -> int:
         n, d = num_tokens, self.out_dim

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.folding import FoldedKeys, truncated_normal_
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
+from iceprobe.probes.masks import only_tokens
 from iceprobe.probes.mhca import fold_keys
 from iceprobe.probes.pooling import check_divides, slice_values
 
@@ -49,9 +50,10 @@ class CaiT(FoldedKeys):
         # The bias cancels in the softmax; it keeps a gradient, which is zero.
         return fold_norm(u + 0 * self.k.bias, self.norm1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = only_tokens(tokens, mask)
         rstd = token_rstd(tokens, self.norm1.eps)
-        weights = self._weights(tokens, rstd)
+        weights = self._weights(tokens, rstd, mask)
         pooled = center(image_sums(tokens, weights[..., 1:], rstd))
         pooled = pooled + weights[..., :1] * self._class_key()
         pooled = pooled * self.norm1.weight + self.norm1.bias
@@ -59,18 +61,22 @@ class CaiT(FoldedKeys):
         z = self.cls + self.gamma1 * self.proj(y)
         return self.norm(z + self.gamma2 * self.mlp(self.norm2(z)))
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        return self._weights(tokens, token_rstd(tokens, self.norm1.eps))[..., 1:]
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._every_weight(tokens, mask)[..., 1:]
 
-    def prefix_attention(self, tokens: Tensor) -> Tensor:
+    def prefix_attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights ``(B, M, 1)`` of the learned class token."""
-        return self._weights(tokens, token_rstd(tokens, self.norm1.eps))[..., :1]
+        return self._every_weight(tokens, mask)[..., :1]
 
-    def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
+    def _every_weight(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = only_tokens(tokens, mask)
+        return self._weights(tokens, token_rstd(tokens, self.norm1.eps), mask)
+
+    def _weights(self, tokens: Tensor, rstd: Tensor, mask: Tensor | None) -> Tensor:
         """``(B, M, 1 + N)``, the class token first."""
         u = self.queries()
         own = (u @ self._class_key().mT).expand(tokens.shape[0], -1, -1)
-        return torch.softmax(torch.cat([own, image_scores(tokens, u, rstd)], -1), -1)
+        return torch.softmax(torch.cat([own, image_scores(tokens, u, rstd, mask)], -1), -1)
 
     def _class_key(self) -> Tensor:
         """The class token through LayerNorm without affine, ``(1, D)``."""

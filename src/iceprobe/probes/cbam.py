@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.evidence import even_evidence
 from iceprobe.probes.pooling import Pooling, batch_norm, check_grid
+from iceprobe.probes.registry import PROBES
 
 REDUCTION, KERNEL = 16, 7
 
@@ -23,7 +25,7 @@ class CBAM(Pooling):
 
     Args:
         dim: D, width of the tokens and of the descriptor.
-        grid: rows and columns of the map; N = H·W.
+        grid: rows and columns of the map; N = H·W. An `IceprobeError` if it has other axes.
     """
 
     num_predictors = 1
@@ -32,8 +34,13 @@ class CBAM(Pooling):
     norms_whole = True
     refusal = "its gates come from pooled channels and a convolution, not from a query over keys"
 
-    def __init__(self, dim: int, grid: tuple[int, int]):
+    def __init__(self, dim: int, grid: tuple[int, ...]):
         super().__init__()
+        if len(grid) != 2:
+            raise IceprobeError(
+                f"cbam convolves a map of rows and columns and the grid is "
+                f"{'x'.join(map(str, grid))}: take a probe for any tokens, such as ep32"
+            )
         self.out_dim, self.grid = dim, grid
         hidden = max(1, dim // REDUCTION)
         self.mlp = nn.Sequential(
@@ -42,26 +49,28 @@ class CBAM(Pooling):
         self.conv = nn.Conv2d(2, 1, KERNEL, padding=KERNEL // 2, bias=False)
         self.norm = nn.BatchNorm2d(1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self._refined(tokens, remember=True).mean(1)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._refined(tokens, mask, remember=True).mean(1)
 
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The spatial gate g ``(B, 1, N)``, each in (0, 1)."""
-        return self._gate(tokens, remember=False)[1]
+        return self._gate(tokens, mask, remember=False)[1]
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """Of each token after its gates."""
-        parts = self._refined(tokens, remember=False) / tokens.shape[1]
+        parts = self._refined(tokens, mask, remember=False) / tokens.shape[1]
         return even_evidence(parts, directions, directions @ centre)
 
-    def _refined(self, tokens: Tensor, remember: bool) -> Tensor:
+    def _refined(self, tokens: Tensor, mask: Tensor | None, remember: bool) -> Tensor:
         """ReLU(X + X' ⊙ g), ``(B, N, D)``."""
-        gated, gate = self._gate(tokens, remember)
+        gated, gate = self._gate(tokens, mask, remember)
         return F.relu(tokens.to(gated.dtype) + gated * gate.mT)
 
-    def _gate(self, tokens: Tensor, remember: bool) -> tuple[Tensor, Tensor]:
+    def _gate(self, tokens: Tensor, mask: Tensor | None, remember: bool) -> tuple[Tensor, Tensor]:
         """X' ``(B, N, D)`` and g ``(B, 1, N)``."""
-        check_grid("cbam", tokens, self.grid)
+        check_grid("cbam", tokens, mask, self.grid, PROBES["cbam"].one_length)
         tokens = tokens.to(self.conv.weight.dtype)
         channels = self.mlp(tokens.mean(1)) + self.mlp(tokens.amax(1))
         gated = tokens * torch.sigmoid(channels)[:, None]

@@ -14,14 +14,16 @@ u_j = W_Kjᵀ q_j / √(D/M). No other query, no key or value of a patch is comp
     Z u_j = X̃ u_j + P u_j      Zᵀ a_j = X̃ᵀ a_j + Pᵀ a_j
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import center, fold_norm, token_rstd
-from iceprobe.probes.pooling import Pooling, check_divides, slice_values
+from iceprobe.probes.pooling import Pooling, check_divides, check_grid, slice_values
+from iceprobe.probes.registry import PROBES
 
 
 class CLIP(Pooling):
@@ -29,7 +31,7 @@ class CLIP(Pooling):
 
     Args:
         dim: D, width of the tokens and of the descriptor.
-        grid: rows and columns of the patches; there are N + 1 positions, N = rows × columns.
+        grid: of the patches, with any axes; there are N + 1 positions, N the number of its cells.
         heads: M; an `IceprobeError` if it doesn't divide D.
     """
 
@@ -37,20 +39,20 @@ class CLIP(Pooling):
     token_norms = ("norm",)
     additive = True
 
-    def __init__(self, dim: int, grid: tuple[int, int], heads: int = 4):
+    def __init__(self, dim: int, grid: tuple[int, ...], heads: int = 4):
         super().__init__()
         check_divides("clip", heads, dim=dim)
         self.out_dim, self.num_predictors, self.grid = dim, heads, grid
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.position = nn.Parameter(torch.empty(grid[0] * grid[1] + 1, dim))
+        self.position = nn.Parameter(torch.empty(math.prod(grid) + 1, dim))
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         for weight in (self.qkv.weight, self.position):
             nn.init.trunc_normal_(weight, std=dim**-0.5)
         nn.init.zeros_(self.qkv.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        rstd, mean = self._normalise(tokens)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        rstd, mean = self._normalise(tokens, mask)
         weights = self._weights(tokens, rstd, mean)
         pooled = center(image_sums(tokens, weights[..., 1:], rstd))
         pooled = (pooled + weights[..., :1] * mean) * self.norm.weight + self.norm.bias
@@ -62,9 +64,11 @@ class CLIP(Pooling):
         rows = slice(2 * self.out_dim, None)
         return self.proj(slice_values(self.qkv.weight[rows], pooled) + self.qkv.bias[rows])
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """A patch speaks as its own row of Z, and as the N-th part of the mean token, z_0."""
-        weights = self._weights(tokens, *self._normalise(tokens))
+        weights = self._weights(tokens, *self._normalise(tokens, mask))
         normed, count = self.norm(tokens.to(self.position.dtype)), tokens.shape[1]
         rows = torch.cat([normed + self.position[1:], normed + self.position[0]], 1)
         of_mean = weights[..., :1].expand(-1, -1, count) / count
@@ -72,21 +76,17 @@ class CLIP(Pooling):
         found = linear_evidence(self._values, both, rows, directions, centre)
         return found.unflatten(-1, (2, count)).sum(-2)
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        return self._weights(tokens, *self._normalise(tokens))[..., 1:]
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._weights(tokens, *self._normalise(tokens, mask))[..., 1:]
 
-    def prefix_attention(self, tokens: Tensor) -> Tensor:
+    def prefix_attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights ``(B, M, 1)`` of the mean token."""
-        return self._weights(tokens, *self._normalise(tokens))[..., :1]
+        return self._weights(tokens, *self._normalise(tokens, mask))[..., :1]
 
-    def _normalise(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalise(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """r of the tokens, ``(B, N)``, and the mean of the normalised ones, ``(B, 1, D)``."""
+        check_grid("clip", tokens, mask, self.grid, PROBES["clip"].one_length)
         count = tokens.shape[1]
-        if count + 1 != len(self.position):
-            raise IceprobeError(
-                f"clip has positions for a grid of {self.grid[0]}×{self.grid[1]} patches and got "
-                f"{count} tokens: build it for the grid of these"
-            )
         rstd = token_rstd(tokens, self.norm.eps)
         uniform = torch.full_like(rstd[:, None], 1 / count)
         return rstd, center(image_sums(tokens, uniform, rstd)).to(self.position.dtype)

@@ -31,6 +31,7 @@ def linear_evidence(
     *,
     own_slices: bool = False,
     normalised: bool = True,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """wᵀ(y − centre) of each direction w as a sum over tokens, y = values(weights · tokens).
 
@@ -45,6 +46,7 @@ def linear_evidence(
         own_slices: whether the j-th of M slices of y is of predictor j alone, which then spreads the constant
             of this slice; otherwise each spreads the M-th part.
         normalised: whether each predictor's weights sum to 1; otherwise constants are spread evenly.
+        mask: ``(B, N)``, which rows are tokens; others are finite and have weight 0.
 
     Returns:
         ``(B, K', N)``.
@@ -60,7 +62,7 @@ def linear_evidence(
     else:
         o = constants.sum(-1, keepdim=True).expand(-1, predictors) / predictors
     g, o = g.unflatten(0, directions.shape[:-1]), o.unflatten(0, directions.shape[:-1])
-    even = torch.full_like(weights[:, :1], 1 / weights.shape[-1])
+    even = evenly(weights[:, :1], mask)
     found = tokens.new_zeros(*tokens.shape[:2], directions.shape[-2])
     for j in range(predictors):  # the maps of one predictor at a time: M times less memory
         weight, read = weights[:, j, :, None], tokens @ g[..., j, :].mT
@@ -69,13 +71,26 @@ def linear_evidence(
     return found.mT
 
 
-def even_evidence(parts: Tensor, directions: Tensor, constant: Tensor) -> Tensor:
+def even_evidence(
+    parts: Tensor, directions: Tensor, constant: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """wᵀy − constant of each direction, of a descriptor y = Σ_n parts_n: ``(B, K', N)``.
 
     Args:
-        parts: ``(B, N, D_o)``.
+        parts: ``(B, N, D_o)``, zero in padding.
         directions: ``(K', D_o)`` or ``(B, K', D_o)``.
         constant: ``(K',)`` or ``(B, K')``, spread evenly.
+        mask: ``(B, N)``, which rows are tokens.
     """
     found = parts.to(directions.dtype) @ directions.mT
-    return (found - constant[..., None, :] / parts.shape[1]).mT
+    if mask is None:
+        return (found - constant[..., None, :] / parts.shape[1]).mT
+    return found.mT - constant[..., None] * evenly(found[:, :, 0], mask)[:, None]
+
+
+def evenly(like: Tensor, mask: Tensor | None) -> Tensor:
+    """1/N of each token, 0 in padding, ``(B, …, N)`` as ``like``."""
+    if mask is None:
+        return torch.full_like(like, 1 / like.shape[-1])
+    each = mask.to(like.dtype) / mask.sum(1, keepdim=True)
+    return each.view(len(mask), *[1] * (like.ndim - 2), -1).expand_as(like)

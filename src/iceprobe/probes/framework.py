@@ -11,10 +11,13 @@ value      pooled ``(B, M, D)`` → ``(B, D_o)``         `VALUES`
 block      ``(B, D_o)`` → ``(B, D_o)``                 none; the default is no block
 =========  ==========================================  ============================================
 
-Each is a function, or a module if it has parameters. ``ComposedPooling(Queries(dim, M), dim, M)``
-is EP; EP's own class only lets many members share one product over the tokens.
+Each is a function, or a module if it has parameters. In a batch of examples of several lengths padding is 0 for
+a predictor and −∞ for a normaliser. A predictor whose score of one token depends on others takes an argument
+``mask``, ``(B, N)`` bool, as well. ``ComposedPooling(Queries(dim, M), dim, M)`` is EP; EP's own class only lets many members share one product over the tokens.
 """
 
+import copy
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -24,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
+from iceprobe.probes.masks import given, only_scores
 from iceprobe.probes.pooling import (
     AttentivePooling,
     Pooling,
@@ -125,11 +129,13 @@ class ComposedPooling(AttentivePooling):
         self.own_slices = value in ("linear", "identity")
         self.block = block
 
-    def scores(self, tokens: Tensor) -> Tensor:
-        return self.predictor(tokens)
+    def scores(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.predictor(tokens, *(given(mask) if takes_mask(self.predictor) else ()))
 
-    def normalise(self, scores: Tensor) -> Tensor:
-        return self.normaliser(scores)
+    def normalise(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """By the normaliser, for which scores of padding are −∞; whatever it makes of them is 0 after."""
+        weights = self.normaliser(only_scores(scores, mask))
+        return only_scores(weights, mask, 0.0)
 
     def values(self, pooled: Tensor) -> Tensor:
         descriptor = self.value(pooled)
@@ -137,6 +143,46 @@ class ComposedPooling(AttentivePooling):
 
     def macs(self, num_tokens: int) -> int:
         return count_macs(self, self.dim, num_tokens)
+
+    @torch.no_grad()
+    def reads_padding(self) -> bool:
+        """Whether scores of tokens change with rows behind them, by a trial on random tokens.
+
+        A predictor with an argument ``mask`` is trusted.
+        """
+        like = next(self.parameters(), torch.empty(0))
+        if takes_mask(self.predictor) or like.is_meta:
+            return False
+        with torch.random.fork_rng(devices=[]):
+            tokens, count = torch.randn(2, 5, self.dim).to(like), 5
+            padded = torch.cat([tokens, torch.zeros_like(tokens)], 1)
+            other = torch.cat([tokens, torch.ones_like(tokens)], 1)
+            # In training the number of rows may change what a dropout drops.
+            trials = [(False, tokens, padded), (True, padded, other)]
+            scores = [
+                [self._tried(training, rows)[..., :count] for rows in given]
+                for training, *given in trials
+            ]
+        return not all(
+            torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max())) for a, b in scores
+        )
+
+    def _tried(self, training: bool, tokens: Tensor) -> Tensor:
+        """Scores by a copy of the predictor, always with the same random numbers."""
+        torch.default_generator.manual_seed(0)
+        predictor = copy.deepcopy(self.predictor)
+        if isinstance(predictor, nn.Module):
+            predictor.train(training)
+        return predictor(tokens)
+
+
+def takes_mask(piece: Callable) -> bool:
+    """Whether a function or module has an argument ``mask``."""
+    call = piece.forward if isinstance(piece, nn.Module) else piece
+    try:
+        return "mask" in inspect.signature(call).parameters
+    except ValueError:  # one of torch's own
+        return False
 
 
 def count_macs(pooling: Pooling, dim: int, num_tokens: int) -> int:

@@ -4,8 +4,8 @@
     c_q = dP_qᵀ p_q     dS_qn = a_qn (dP_qᵀ x_n − c_q)     du_q = Σ_{b,n} dS_qn x_n
 
 The backward pass needs p and L, ``(B, Q, D)`` and ``(B, Q)``; the weights ``(B, Q, N)`` never reach
-device memory. The softmax is computed online (Milakov and Gimelshein, arXiv:1805.02867; with the
-products around it Dao et al., arXiv:2205.14135).
+device memory. Padding has s = −∞. The softmax is computed online (Milakov and Gimelshein,
+arXiv:1805.02867; with the products around it Dao et al., arXiv:2205.14135).
 
 Memory. A program has one image (forward) or every k-th one (backward), ``BLOCK_Q`` queries and
 ``BLOCK_D`` channels of the sum, which it keeps in registers. It reads each ``BLOCK_N`` tokens
@@ -31,6 +31,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+LOWEST = tl.constexpr(-3.0e38)  # a finite score that no token has
+
 
 @triton.jit
 def _tile(base, i, j, stride, rows, columns):  # type: ignore[no-untyped-def]
@@ -41,9 +43,9 @@ def _tile(base, i, j, stride, rows, columns):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _forward(  # type: ignore[no-untyped-def]
-    tokens, queries, rstd, pooled, lse,
+    tokens, queries, rstd, mask, pooled, lse,
     N, D, Q, stride_b, stride_n,
-    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, MASKED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """p and L of one image, ``BLOCK_Q`` queries, ``BLOCK_D`` channels."""
@@ -68,8 +70,13 @@ def _forward(  # type: ignore[no-untyped-def]
         if RESCALED:
             r = tl.load(rstd + image * N + n, mask=n < N, other=0.0)
             scores *= r[None, :]
-        scores = tl.where((n < N)[None, :], scores, float("-inf"))
+        real = n < N
+        if MASKED:
+            real = tl.load(mask + image * N + n, mask=real, other=0) != 0
+        scores = tl.where(real[None, :], scores, float("-inf"))
         larger = tl.maximum(largest, tl.max(scores, 1))
+        if MASKED:  # only padding yet: −∞ − (−∞) is no number
+            larger = tl.where(larger == float("-inf"), LOWEST, larger)
         shrink = tl.exp(largest - larger)
         weights = tl.exp(scores - larger[:, None])
         total = total * shrink + tl.sum(weights, 1)
@@ -88,9 +95,9 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
-    tokens, queries, rstd, pooled, lse, grad, left, partial,
+    tokens, queries, rstd, mask, pooled, lse, grad, left, partial,
     B, N, D, Q, chunks, stride_b, stride_n,
-    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    Q_CLASS: tl.constexpr, RESCALED: tl.constexpr, MASKED: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """du of the images ``chunk, chunk + chunks, …``, ``BLOCK_Q`` queries, ``BLOCK_D`` channels."""
@@ -128,7 +135,10 @@ def _backward(  # type: ignore[no-untyped-def]
                 r = tl.load(rstd + image * N + n, mask=n < N, other=0.0)
                 scores *= r[None, :]
                 grad_weights *= r[None, :]
-            scores = tl.where((n < N)[None, :], scores, float("-inf"))
+            real = n < N
+            if MASKED:
+                real = tl.load(mask + image * N + n, mask=real, other=0) != 0
+            scores = tl.where(real[None, :], scores, float("-inf"))
             weights = tl.exp(scores - log_total[:, None])
             grad_scores = weights * (grad_weights - mean[:, None])
             left_over += tl.sum(grad_scores, 1)
@@ -167,7 +177,9 @@ _run_forward = _forward if INTERPRETED else _tuned(_forward)
 _run_backward = _backward if INTERPRETED else _tuned(_backward)
 
 
-def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tensor:
+def attend(
+    tokens: Tensor, queries: Tensor, rstd: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """`iceprobe.probes.attend.attend` for tokens that need no gradient.
 
     Args:
@@ -175,17 +187,20 @@ def attend(tokens: Tensor, queries: Tensor, rstd: Tensor | None = None) -> Tenso
             B, N and Q are at least 1.
         queries: ``(Q, D)``, for any Q.
         rstd: ``(B, N)``.
+        mask: ``(B, N)`` bool, which rows are tokens.
 
     Returns:
         ``(B, Q, D)`` in the dtype of ``queries``.
     """
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
-    return _Attend.apply(tokens, queries, rstd)[0]
+    return _Attend.apply(tokens, queries, rstd, mask)[0]
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(tokens: Tensor, queries: Tensor, rstd: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        tokens: Tensor, queries: Tensor, rstd: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
         pooled = queries.new_empty(images, num_queries, dim)
         lse = tokens.new_empty(images, num_queries, dtype=torch.float32)
@@ -195,6 +210,7 @@ class _Attend(torch.autograd.Function):
             tokens,
             queries,
             rstd,
+            mask,
             (pooled, lse),
             (num_tokens, dim, num_queries),
         )
@@ -202,24 +218,23 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        tokens, queries, rstd = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(tokens, queries, rstd, *output)
+        ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor, None]:
-        tokens, queries, rstd, pooled, lse = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[None, Tensor, None, None]:
+        tokens, queries, rstd, mask, pooled, lse = ctx.saved_tensors
         (images, num_tokens, dim), num_queries = tokens.shape, len(queries)
         chunks = _chunks(tokens, num_queries)
         partial = tokens.new_empty(chunks, num_queries, dim, dtype=torch.float32)
         left, grad = torch.empty_like(lse), grad.to(tokens.dtype).contiguous()
         _launch(
-            _run_backward, chunks, tokens, queries, rstd,
+            _run_backward, chunks, tokens, queries, rstd, mask,
             (pooled, lse, grad, left, partial), (images, num_tokens, dim, num_queries, chunks),
         )  # fmt: skip
         shared = torch.einsum("bq,bqd->qd", left.to(pooled.dtype), pooled)
-        return None, (partial.sum(0) - shared).to(queries.dtype), None
+        return None, (partial.sum(0) - shared).to(queries.dtype), None, None
 
 
 def _launch(
@@ -228,6 +243,7 @@ def _launch(
     tokens: Tensor,
     queries: Tensor,
     rstd: Tensor | None,
+    mask: Tensor | None,
     buffers: tuple[Tensor, ...],
     sizes: tuple[int, ...],
 ) -> None:
@@ -235,6 +251,7 @@ def _launch(
     num_queries, dim = queries.shape
     queries = queries.to(tokens.dtype).contiguous()
     scale = tokens if rstd is None else rstd.to(torch.float32).contiguous()
+    rows = tokens if mask is None else mask.contiguous().view(torch.uint8)
 
     def grid(shape: dict[str, int]) -> tuple[int]:
         blocks = triton.cdiv(num_queries, shape["BLOCK_Q"]) * triton.cdiv(dim, shape["BLOCK_D"])
@@ -246,13 +263,14 @@ def _launch(
     options = {
         "Q_CLASS": min(triton.next_power_of_2(num_queries), 1024),
         "RESCALED": rstd is not None,
+        "MASKED": mask is not None,
         "DOT": getattr(tl, str(dot).removeprefix("torch.")),
         "PRECISION": "tf32x3",  # of float32 only
     }
     shape = INTERPRETED_SHAPE if INTERPRETED else {}
     with torch.cuda.device_of(tokens):
         run[grid](
-            tokens, queries, scale, *buffers, *sizes, *tokens.stride()[:2], **options, **shape
+            tokens, queries, scale, rows, *buffers, *sizes, *tokens.stride()[:2], **options, **shape
         )
 
 

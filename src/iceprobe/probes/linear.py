@@ -3,10 +3,10 @@
 y = x_cls    or    y = mean_N(X)
 """
 
-import torch
 from torch import Tensor
 
 from iceprobe.probes.evidence import even_evidence
+from iceprobe.probes.masks import mean_parts, mean_tokens
 from iceprobe.probes.pooling import Pooling
 
 
@@ -19,18 +19,14 @@ class Linear(Pooling):
         super().__init__()
         self.out_dim = dim
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return mean_tokens(tokens)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return mean_tokens(tokens, mask)
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
-        return even_evidence(
-            tokens.to(directions.dtype) / tokens.shape[1], directions, directions @ centre
-        )
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        parts = mean_parts(tokens.to(directions.dtype), mask)
+        return even_evidence(parts, directions, directions @ centre, mask)
 
     def macs(self, num_tokens: int) -> int:
         return 0
-
-
-def mean_tokens(tokens: Tensor) -> Tensor:
-    """``(B, N, D)`` → ``(B, D)``, in float32 where the tokens are narrower."""
-    return tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))

@@ -9,7 +9,7 @@ Through the Lens of Efficiency".
 from torch import Tensor, nn
 
 from iceprobe.probes.evidence import even_evidence
-from iceprobe.probes.linear import mean_tokens
+from iceprobe.probes.masks import mean_parts, mean_tokens
 from iceprobe.probes.pooling import Pooling
 
 
@@ -24,14 +24,15 @@ class MeanValue(Pooling):
         self.out_dim = out_dim or dim
         self.value = nn.Linear(dim, self.out_dim, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.value(mean_tokens(tokens).to(self.value.weight.dtype))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.value(mean_tokens(tokens, mask).to(self.value.weight.dtype))
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         read = directions @ self.value.weight
-        return even_evidence(
-            tokens.to(directions.dtype) / tokens.shape[1], read, directions @ centre
-        )
+        parts = mean_parts(tokens.to(directions.dtype), mask)
+        return even_evidence(parts, read, directions @ centre, mask)
 
     def macs(self, num_tokens: int) -> int:
         return self.value.weight.numel()

@@ -10,7 +10,7 @@ it defines its queries (`QueryPooling`), and a fit computes those of many member
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.products import linears
-from iceprobe.machine.shared_batches import BatchShare, part_of_batch
+from iceprobe.machine.shared_batches import Moments, moments_of_all, part_of_batch
 from iceprobe.probes.attend import attend, log_attention
 from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import token_rstd
+from iceprobe.probes.masks import given, only_scores, only_tokens
 
 
 class TokenStats(NamedTuple):
@@ -68,19 +69,19 @@ class Pooling(nn.Module):
     own_slices: bool = False
     entangled: ClassVar[str] = "nothing says that its descriptor is a sum over tokens"
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, N, D)`` → ``(B, D_o)``."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, D)`` → ``(B, D_o)``; ``mask``, ``(B, N)`` bool, says which rows are tokens."""
         raise NotImplementedError
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        """Weights ``(B, M, N)`` of the tokens.
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Weights ``(B, M, N)`` of the tokens, 0 in padding.
 
         Raises:
             IceprobeError: if the pooling has no learned attention.
         """
         raise IceprobeError(f"{type(self).__name__} has no attention: look at ep, mhca or aim")
 
-    def prefix_attention(self, tokens: Tensor) -> Tensor:
+    def prefix_attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights ``(B, M, P)`` of keys that the pooling itself adds: class token, mean token.
 
         Together with `attention` they sum to 1 if the pooling is ``normalised``. Prefix tokens of
@@ -88,16 +89,19 @@ class Pooling(nn.Module):
         """
         return tokens.new_zeros(tokens.shape[0], self.num_predictors, 0)
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """wᵀ(y − centre) of the descriptor y as a sum over tokens; see `iceprobe.probes.evidence`.
 
         Args:
             tokens: ``(B, N, D)``.
             directions: w, ``(K', D_o)`` or ``(B, K', D_o)``.
             centre: ``(D_o,)``.
+            mask: ``(B, N)``.
 
         Returns:
-            ``(B, K', N)``.
+            ``(B, K', N)``, 0 in padding.
 
         Raises:
             IceprobeError: unless the pooling is ``additive``.
@@ -126,42 +130,51 @@ class AttentivePooling(Pooling):
     A probe defines `scores` and `values`, and overrides what else differs.
     """
 
-    def prepare(self, tokens: Tensor) -> Tensor:
-        """Tokens to score and pool, ``(B, N, D)``; here the tokens in the parameters' dtype."""
-        return tokens.to(next(self.parameters(), tokens).dtype)
+    def prepare(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens to score and pool, ``(B, N, D)``, finite in padding; here those in the parameters' dtype."""
+        return only_tokens(tokens, mask).to(next(self.parameters(), tokens).dtype)
 
-    def scores(self, tokens: Tensor) -> Tensor:
-        """Prepared tokens ``(B, N, D)`` → ``(B, M, N)``."""
+    def scores(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Prepared tokens ``(B, N, D)`` → ``(B, M, N)``, of padding anything."""
         raise NotImplementedError
 
-    def normalise(self, scores: Tensor) -> Tensor:
-        """Scores → weights, both ``(B, M, N)``; here a softmax over tokens."""
-        return torch.softmax(scores, -1)
+    def normalise(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Scores → weights, both ``(B, M, N)``, 0 in padding; here a softmax over tokens."""
+        return torch.softmax(only_scores(scores, mask), -1)
 
     def values(self, pooled: Tensor) -> Tensor:
         """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
         raise NotImplementedError
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.prepare(tokens)
-        return self.values(self.normalise(self.scores(tokens)) @ tokens)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens, weights = self._weighted(tokens, mask)
+        return self.values(weights @ tokens)
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        return self.normalise(self.scores(self.prepare(tokens)))
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._weighted(tokens, mask)[1]
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         if not self.additive:
             return super().evidence(tokens, directions, centre)
-        tokens = self.prepare(tokens)
+        tokens, weights = self._weighted(tokens, mask)
         return linear_evidence(
             self.values,
-            self.normalise(self.scores(tokens)),
+            weights,
             tokens,
             directions,
             centre,
             own_slices=self.own_slices,
             normalised=self.normalised,
+            mask=mask,
         )
+
+    def _weighted(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prepared tokens ``(B, N, D)`` and their weights ``(B, M, N)``."""
+        real = given(mask)
+        tokens = self.prepare(tokens, *real)
+        return tokens, self.normalise(self.scores(tokens, *real), *real)
 
 
 class QueryPooling(AttentivePooling):
@@ -177,8 +190,12 @@ class QueryPooling(AttentivePooling):
 
     layer_norm: ClassVar[float | None] = None
 
-    def token_stats(self, tokens: Tensor) -> TokenStats | None:
+    def token_stats(self, tokens: Tensor, mask: Tensor | None = None) -> TokenStats | None:
         """Statistics that `queries` and `values` need, the same for all members."""
+        return self.token_stats_of([(tokens, mask)])
+
+    def token_stats_of(self, pieces: Iterable[tuple[Tensor, Tensor | None]]) -> TokenStats | None:
+        """`token_stats` of one batch in several pieces, ``(B_i, N_i, D)`` with their masks."""
         return None
 
     def update_stats(self, stats: TokenStats) -> None:
@@ -192,28 +209,37 @@ class QueryPooling(AttentivePooling):
         """Pooled tokens ``(B, M, D)`` → ``(B, D_o)``."""
         raise NotImplementedError
 
-    def prepare(self, tokens: Tensor) -> Tensor:
+    def prepare(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = only_tokens(tokens, mask)
         tokens, rstd = super().prepare(tokens), self.token_rstd(tokens)
         return tokens if rstd is None else tokens * rstd[..., None].to(tokens.dtype)
 
-    def scores(self, tokens: Tensor) -> Tensor:
-        return self.queries(self.token_stats(tokens)) @ tokens.mT
+    def scores(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.queries(self.token_stats(tokens, mask)) @ tokens.mT
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The equation of the framework, computed by `attend`."""
-        stats = self.token_stats(tokens)
+        tokens = only_tokens(tokens, mask)
+        stats = self.token_stats(tokens, mask)
         if stats is not None and self.training:
             self.update_stats(stats)
-        return self.values(attend(tokens, self.queries(stats), self.token_rstd(tokens)), stats)
+        pooled = attend(tokens, self.queries(stats), self.token_rstd(tokens), mask)
+        return self.values(pooled, stats)
 
-    def log_attention(self, tokens: Tensor) -> Tensor:
-        """ln of the weights ``(B, M, N)``, with gradient, for losses that read the attention."""
-        queries = self.queries(self.token_stats(tokens))
-        return log_attention(tokens, queries, self.token_rstd(tokens))
+    def log_attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ln of the weights ``(B, M, N)``, with gradient, for losses that read the attention.
 
-    def token_rstd(self, tokens: Tensor) -> Tensor | None:
+        −∞ in padding.
+        """
+        tokens = only_tokens(tokens, mask)
+        queries = self.queries(self.token_stats(tokens, mask))
+        return log_attention(tokens, queries, self.token_rstd(tokens), mask)
+
+    def token_rstd(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """r, ``(B, N)``, of the LayerNorm in front of keys and values, if there is one."""
-        return None if self.layer_norm is None else token_rstd(tokens, self.layer_norm)
+        if self.layer_norm is None:
+            return None
+        return token_rstd(only_tokens(tokens, mask), self.layer_norm)
 
 
 def absorb(pooling: Pooling) -> Pooling:
@@ -255,25 +281,23 @@ def batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: 
 
     If several processes share the batch, statistics are those of the whole batch.
     """
-    part = part_of_batch()
-    if part is not None and norm.training:
-        return _norm_whole(norm, inputs, remember, part)
+    if part_of_batch() is not None and norm.training:
+        return _norm_whole(norm, inputs, remember)
     if remember or not norm.training:
         return norm(inputs)
     return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
 
-def _norm_whole(
-    norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool, part: BatchShare
-) -> Tensor:
+def _norm_whole(norm: nn.BatchNorm1d | nn.BatchNorm2d, inputs: Tensor, remember: bool) -> Tensor:
     """`batch_norm` in training, by statistics of the whole batch of which ``inputs`` are a part."""
     over = [d for d in range(inputs.ndim) if d != 1]
     shape = [1 if d in over else -1 for d in range(inputs.ndim)]
     wide = inputs.to(norm.weight.dtype)
     variance, mean = torch.var_mean(wide, over, correction=0)
-    mean, variance = part.moments(mean, variance)
+    count, mean, variance = moments_of_all(
+        Moments(inputs.numel() // inputs.shape[1], mean, variance)
+    )
     if remember:
-        count = part.count(inputs.numel() // inputs.shape[1])
         with torch.no_grad():
             norm.running_mean.lerp_(mean, norm.momentum or 0.1)  # type: ignore[union-attr]
             unbiased = variance * (count / max(1, count - 1))
@@ -284,11 +308,20 @@ def _norm_whole(
     return (centred * scale.view(shape) + norm.bias.view(shape)).to(inputs.dtype)
 
 
-def check_grid(name: str, tokens: Tensor, grid: tuple[int, int]) -> None:
-    """Raise an `IceprobeError` unless there is one token per cell of the grid."""
-    rows, columns = grid
-    if tokens.shape[1] != rows * columns:
+def check_grid(
+    name: str, tokens: Tensor, mask: Tensor | None, grid: tuple[int, ...], why: str
+) -> None:
+    """Raise an `IceprobeError` unless there is one token per cell of the grid and no padding.
+
+    ``why``: what the probe has of which there is one for each cell.
+    """
+    cells = math.prod(grid)
+    if tokens.shape[1] != cells:
         raise IceprobeError(
-            f"{name} was built for a grid of {rows}x{columns} and got {tokens.shape[1]} tokens: "
-            f"give it the {rows * columns} patch tokens, or build it with their grid"
+            f"{name} was built for a grid of {'x'.join(map(str, grid))} and got {tokens.shape[1]} "
+            f"tokens: give it the {cells} patch tokens, or build it with their grid"
+        )
+    if mask is not None:
+        raise IceprobeError(
+            f"{name} reads no mask: {why}; take a probe for tokens of any number, such as ep32"
         )

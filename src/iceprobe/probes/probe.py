@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, as_text, parse_spec
+from iceprobe.probes.framework import ComposedPooling, takes_mask
 from iceprobe.probes.inputs import PREFIX, Input, input_of
-from iceprobe.probes.linear import mean_tokens
-from iceprobe.probes.pooling import Pooling, QueryPooling
+from iceprobe.probes.masks import given, mean_tokens
+from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling
 from iceprobe.probes.registry import (
     MODEL_VECTORS,
     PROBES,
@@ -68,18 +69,18 @@ class Probe(nn.Module):
         self.classifier = nn.Linear(pooling.out_dim, num_classes)
         self.register_load_state_dict_pre_hook(_take_scale)
 
-    def forward(self, tokens: Tokens | Tensor) -> Tensor:
-        """`Tokens`, or a tensor as `select` takes it → logits ``(B, C)``."""
-        descriptor = self.pooling(self.select(tokens)).to(self.classifier.weight.dtype)
+    def forward(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
+        """`Tokens`, or a tensor and its mask as `read_tokens` takes them → logits ``(B, C)``."""
+        descriptor = self.pooling(*self.read_tokens(tokens, mask)).to(self.classifier.weight.dtype)
         return self.classifier(self.norm(descriptor))
 
-    def attention(self, tokens: Tokens | Tensor) -> Tensor:
-        """Weights ``(B, M, N')`` of the tokens that the pooling reads.
+    def attention(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
+        """Weights ``(B, M, N')`` of the tokens that the pooling reads, 0 in padding.
 
         Raises:
             IceprobeError: where the pooling has no learned attention.
         """
-        return self.pooling.attention(self.select(tokens))
+        return self.pooling.attention(*self.read_tokens(tokens, mask))
 
     @property
     def on_mean(self) -> bool:
@@ -89,7 +90,10 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def evidence(
-        self, tokens: Tokens | Tensor, outputs: Sequence[int] | Tensor | None = None
+        self,
+        tokens: Tokens | Tensor,
+        outputs: Sequence[int] | Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """How much each token speaks for an output, exactly: ``Σ_n e_kn + b_k`` is the logit of output k.
 
@@ -101,10 +105,11 @@ class Probe(nn.Module):
             tokens: of B images.
             outputs: K' of the K, or ``(B, K')`` of each image its own; all by default. Time and memory grow
                 with K'.
+            mask: of a tensor ``(B, N, D)``, which rows are tokens; `Tokens` have their own.
 
         Returns:
             ``(B, K', N')`` of the tokens that the pooling reads, patches last (of each layer, if it reads
-            several).
+            several); 0 in padding.
 
         Raises:
             IceprobeError: unless the pooling is ``additive``, with the reason.
@@ -118,72 +123,102 @@ class Probe(nn.Module):
             weight = weight * (norm.running_var + norm.eps).rsqrt()
         if outputs is not None:
             weight = weight[torch.as_tensor(outputs, device=weight.device)]
-        selected = self.select(tokens)
+        selected, *real = self.read_tokens(tokens, mask)
         if self.on_mean:  # linear in the mean token, and so a mean over the patches
             for layer in self.read.layers if isinstance(tokens, JoinedTokens) else ():
                 tokens = tokens.layers[layer]  # type: ignore[union-attr]
             patches = tokens.patches if isinstance(tokens, Tokens) else tokens
-            selected = patches if patches.ndim == 3 else selected
+            if patches.ndim == 3:
+                selected = patches
+                real = list(given(tokens.mask if isinstance(tokens, Tokens) else mask))
             selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
-        return self.pooling.evidence(selected, weight, centre)
+        return self.pooling.evidence(selected, weight, centre, *real)
 
-    def penalty(self, tokens: Tokens | Tensor) -> Tensor:
+    def penalty(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
         """What `regularisation` adds to the loss, a mean over images, ``()``.
 
         For your own training loop; `iceprobe.fit` and `iceprobe.adapt` add it themselves.
         """
         if not isinstance(self.pooling, QueryPooling) or not self.regularisation:
             return self.classifier.weight.new_zeros(())
-        log_weights = self.pooling.log_attention(self.select(tokens))
-        return self.regularisation(log_weights, log_weights.exp()).mean()
+        selected, *real = self.read_tokens(tokens, mask)
+        log_weights = self.pooling.log_attention(selected, *real)
+        return self.regularisation(log_weights, log_weights.exp(), *real).mean()
 
     def select(self, tokens: Tokens | Tensor) -> Tensor:
-        """The tokens that the pooling reads, ``(B, N', D)``.
-
-        A tensor ``(B, N, D)`` is the patch tokens (or all that ``input`` names, concatenated),
-        ``(B, D)`` the class token or the mean.
+        """The tokens that the pooling reads, ``(B, N', D)``, as `read_tokens` says.
 
         Raises:
-            IceprobeError: if the tokens lack what ``input`` names.
+            IceprobeError: as `read_tokens`, and if some rows are padding.
         """
-        selected = self._select(tokens) if isinstance(tokens, Tokens) else self._as_selected(tokens)
-        return selected if self.scale is None else selected * self.scale.to(selected.dtype)
+        selected, *real = self.read_tokens(tokens)
+        if real:
+            raise IceprobeError(
+                "these tokens have a mask, which select(tokens) would lose: take read_tokens(tokens)"
+            )
+        return selected
 
-    def _as_selected(self, tokens: Tensor) -> Tensor:
+    def read_tokens(
+        self, tokens: Tokens | Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What the pooling reads, as its arguments: tokens ``(B, N', D)``, and their mask if some are padding.
+
+        A tensor ``(B, N, D)`` is the patch tokens (or all that ``input`` names, concatenated),
+        ``(B, D)`` the class token or the mean. ``mask``, ``(B, N)``, is that of a tensor; `Tokens` have
+        their own.
+
+        Raises:
+            IceprobeError: if the tokens lack what ``input`` names, or a mask is given beside `Tokens`.
+        """
+        if isinstance(tokens, Tokens):
+            if mask is not None:
+                raise IceprobeError("Tokens have their own mask: pass Tokens(…, mask=…) alone")
+            selected, mask = self._select(tokens)
+        else:
+            selected, mask = self._as_selected(tokens, mask)
+        selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
+        return selected, *given(mask)
+
+    def _as_selected(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         of_tokens = self.read.of_tokens
         if tokens.ndim == 2 and not of_tokens:
-            return tokens[:, None]
+            return tokens[:, None], None
         if tokens.ndim == 3 and self.input == "mean":
-            return mean_tokens(tokens)[:, None]
+            return mean_tokens(tokens, mask)[:, None], None
         if tokens.ndim == 3 and of_tokens:
-            return tokens
+            return tokens, mask
         wanted = "(B, N, D)" if of_tokens else "(B, D)"
         raise IceprobeError(
             f"a probe with input={self.input} got a tensor of shape {tuple(tokens.shape)}: "
             f"pass {wanted} or Tokens"
         )
 
-    def _select(self, tokens: Tokens) -> Tensor:
+    def _select(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         layers = tokens.layers if isinstance(tokens, JoinedTokens) else {}
         if missing := [layer for layer in self.read.layers if layer not in layers]:
             raise IceprobeError(
                 f"a probe of layers {', '.join(map(str, self.read.layers))} got tokens without layer "
                 f"{missing[0]}: pass JoinedTokens of all of them"
             )
-        parts = [
-            self._part(tokens if layer is None else layers[layer], name)
-            for layer, name in self.read.parts
+        named = [
+            (tokens if layer is None else layers[layer], name) for layer, name in self.read.parts
         ]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts, 1 if self.read.of_tokens and not self.read.wide else 2)
+        parts = [self._part(one, name) for one, name in named]
+        more = self.read.of_tokens and not self.read.wide  # tokens, not wider ones
+        selected = parts[0] if len(parts) == 1 else torch.cat(parts, 1 if more else 2)
+        if not self.read.of_tokens or all(one.mask is None for one, _ in named):
+            return selected, None
+        masks = [_mask_of(one, part) for (one, _), part in zip(named, parts, strict=True)]
+        return selected, torch.cat(masks, 1) if more else masks[
+            0
+        ]  # layers are of the same examples
 
     def _part(self, tokens: Tokens, name: str) -> Tensor:
         """What the input ``name`` of one layer is, ``(B, N', D)``."""
         if name == "patches":
             return tokens.patches
         if name == "mean":
-            return mean_tokens(tokens.patches)[:, None]
+            return mean_tokens(tokens.patches, tokens.mask)[:, None]
         if name == "prefix+patches":
             return torch.cat([tokens.prefix, tokens.patches], 1)
         if name in MODEL_VECTORS:
@@ -240,6 +275,14 @@ class Probe(nn.Module):
         (name, *_) = self.read.names
         each = num_tokens + PREFIX.get(name, num_prefix if name == "prefix+patches" else 0)
         return each if self.read.wide else each * max(1, len(self.read.layers))
+
+
+def _mask_of(tokens: Tokens, part: Tensor) -> Tensor:
+    """The mask of ``part`` of ``tokens``: patches behind prefix tokens, which are all there."""
+    whole = part.new_ones(part.shape[:2], dtype=torch.bool)
+    if tokens.mask is None:
+        return whole
+    return torch.cat([whole[:, : part.shape[1] - tokens.mask.shape[1]], tokens.mask], 1)
 
 
 def _take_scale(probe: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -344,13 +387,18 @@ def build_for(
 
     Raises:
         IceprobeError: as :func:`build`, and if it reads patch tokens and there are none, or names layers
-            that the tokens aren't of.
+            that the tokens aren't of, or examples differ in length and it reads no mask.
     """
     reads = probe_options(parse_probe(str(spec))).get("input") or ""
     if not shape.num_tokens and reads.endswith("patches"):
         raise IceprobeError(
             f"probe {probe_label(spec)!r} reads several tokens an example and there is one vector of "
             "each: take knn or linear, or give tokens, (n, N, D)"
+        )
+    if shape.lengths is not None and (why := PROBES[parse_probe(str(spec)).name].one_length):
+        raise IceprobeError(
+            f"probe {probe_label(spec)!r} reads examples of one number of tokens, since {why}, and these "
+            f"have {shape.lengths[0]:,} to {shape.lengths[1]:,}: take one for any number, such as ep32"
         )
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
@@ -361,13 +409,36 @@ def build_for(
 
 def _built(shape: TokenShape, spec: Spec, values: Mapping[str, Any], num_classes: int) -> Probe:
     read = input_of(shape, spec)
+    pooling = build_pooling(spec, read.width(shape), shape.grid)
+    if shape.ragged and read.of_tokens:
+        _check_reads_masks(pooling, probe_label(spec))
     return Probe(
-        build_pooling(spec, read.width(shape), shape.grid),
+        pooling,
         num_classes,
         input=str(read),
         batch_norm=values.get("batch_norm", PROBES[spec.name].batch_norm),
         regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
     )
+
+
+def _check_reads_masks(pooling: Pooling, label: str) -> None:
+    """Refuse a pooling of one's own that takes no mask, or whose predictor reads padding."""
+    methods = ["forward"]
+    if isinstance(pooling, AttentivePooling):
+        methods += ["prepare", "scores", "normalise"]
+    for name in methods:
+        if not takes_mask(getattr(pooling, name)):
+            raise IceprobeError(
+                f"probe {label!r} can't read examples of several lengths: {name} of "
+                f"{type(pooling).__name__} has no argument mask, (B, N) bool, True where a row is a token; "
+                "add it, or take another probe, such as ep32"
+            )
+    if isinstance(pooling, ComposedPooling) and pooling.reads_padding():
+        raise IceprobeError(
+            f"probe {label!r} can't read examples of several lengths: its predictor scores a token by "
+            "others, padding among them; give it an argument mask, (B, N) bool, True where a row is a "
+            "token, or take another probe, such as ep32"
+        )
 
 
 def _check_terms(pooling: Pooling, terms: Regularisation) -> None:

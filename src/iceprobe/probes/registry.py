@@ -54,6 +54,7 @@ class ProbeEntry(Entry):
             ``None`` where it follows from the tokens.
         options: every key of its spec string.
         needs_grid: whether its constructor takes the ``grid`` of the patches.
+        one_length: why it reads only examples of one number of tokens; empty: it reads masks.
         variants: spec strings with another definition → their equations, for
             ``iceprobe ls probes``.
         learning_rates: to try under ``heldout``, if the user gives none.
@@ -70,6 +71,7 @@ class ProbeEntry(Entry):
     default_number: int | Callable[[Mapping[str, str]], int] | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_grid: bool = False
+    one_length: str = ""
     variants: Mapping[str, str] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = RATES
     weight_decays: tuple[float, ...] = DECAYS
@@ -421,8 +423,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             "attentive local features: a positive score for each unit token, not normalised",
             equation="z = BN(W x + b), s = softplus(wᵀReLU(z) + c), y = mean_N(s·z/‖z‖₂)",
             source="Noh et al., Large-Scale Image Retrieval with Attentive Deep Local Features",
-            options=_SPATIAL,
-            needs_grid=True,
+            options=_ATTENTIVE,
         ),
         "cbam": ProbeEntry(
             "iceprobe.probes.cbam:CBAM",
@@ -432,6 +433,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Woo et al., CBAM: Convolutional Block Attention Module",
             options=_SPATIAL,
             needs_grid=True,
+            one_length="it convolves the map of an image's patches",
         ),
         "slot": ProbeEntry(
             "iceprobe.probes.slot:SlotAttention",
@@ -460,6 +462,7 @@ PROBES: Registry[ProbeEntry] = Registry(
             source="Radford et al., Learning Transferable Visual Models",
             **_numbered("heads", 4, _SPATIAL),
             needs_grid=True,
+            one_length="it learns a position for each token",
         ),
         "siglip": ProbeEntry(
             "iceprobe.probes.siglip:SigLIP",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.probes.masks import only_scores
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,16 @@ class Regularisation:
     def __bool__(self) -> bool:
         return bool(self.complementarity or self.entropy)
 
-    def __call__(self, log_weights: Tensor, weights: Tensor) -> Tensor:
-        """ln a and a, ``(…, M, N)`` → the addition to the loss, ``(…)``; 0 without terms."""
+    def __call__(self, log_weights: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ln a and a, ``(B, …, M, N)`` → the addition to the loss, ``(B, …)``; 0 without terms.
+
+        ``mask``, ``(B, N)``, says which rows are tokens; others have a = 0.
+        """
         total = log_weights.new_zeros(log_weights.shape[:-2])
         if self.complementarity:
             total = total + self.complementarity * mean_pairwise_cosine(weights)
         if self.entropy:
-            total = total + self.entropy * normalised_entropy(log_weights, weights).mean(-1)
+            total = total + self.entropy * normalised_entropy(log_weights, weights, mask).mean(-1)
         return total
 
 
@@ -55,15 +59,20 @@ def mean_pairwise_cosine(maps: Tensor) -> Tensor:
     return pairs / (predictors * (predictors - 1))
 
 
-def normalised_entropy(log_weights: Tensor, weights: Tensor) -> Tensor:
-    """−Σ_n a_n ln a_n / ln N from ln a and a, ``(…, N)`` → ``(…)``.
+def normalised_entropy(log_weights: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
+    """−Σ_n a_n ln a_n / ln N from ln a and a, ``(B, …, N)`` → ``(B, …)``; N of each example by ``mask``.
 
     Logarithms are separate because a weight that rounds to 0 still has a gradient by ln a, while
-    d(−a ln a)/da = −ln a − 1 is infinite. A single key is an `IceprobeError`.
+    d(−a ln a)/da = −ln a − 1 is infinite. A single key is an `IceprobeError`; of examples of several
+    lengths, the entropy of one with a single token is 0.
     """
     keys = log_weights.shape[-1]
     if keys < 2:
         raise IceprobeError(
             "entropy=… needs two tokens to spread over and there is 1: leave it out"
         )
-    return -torch.linalg.vecdot(weights, log_weights) / math.log(keys)
+    if mask is None:
+        return -torch.linalg.vecdot(weights, log_weights) / math.log(keys)
+    entropy = -torch.linalg.vecdot(weights, only_scores(log_weights, mask, 0.0))
+    most = mask.sum(1).clamp_min(2).to(entropy.dtype).log()  # ln 1 = 0, as is the entropy then
+    return entropy / most.view(-1, *[1] * (entropy.ndim - 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iceprobe.probes.attend import image_scores, image_sums
 from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.layer_norm import apply_norm, center, fold_norm, token_rstd
-from iceprobe.probes.linear import mean_tokens
+from iceprobe.probes.masks import mean_tokens, only_tokens
 from iceprobe.probes.pooling import Pooling, check_divides, take_slices
 
 
@@ -43,31 +43,42 @@ class SimPool(Pooling):
         self.token_norms = ("norm",) if linear else ()
         self.own_values = not linear
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = only_tokens(tokens, mask)
         rstd = token_rstd(tokens, self.norm.eps)
-        weights = self._weights(tokens, rstd)
+        weights = self._weights(tokens, rstd, mask)
         return self._values(image_sums(tokens, weights, None if self.k is None else rstd))
 
-    def attention(self, tokens: Tensor) -> Tensor:
-        return self._weights(tokens, token_rstd(tokens, self.norm.eps))
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens = only_tokens(tokens, mask)
+        return self._weights(tokens, token_rstd(tokens, self.norm.eps), mask)
 
-    def evidence(self, tokens: Tensor, directions: Tensor, centre: Tensor) -> Tensor:
+    def evidence(
+        self, tokens: Tensor, directions: Tensor, centre: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        tokens = only_tokens(tokens, mask)
         rstd = token_rstd(tokens, self.norm.eps)
-        weights = self._weights(tokens, rstd)
+        weights = self._weights(tokens, rstd, mask)
         tokens = tokens.to(weights.dtype)
         if self.k is not None:
             tokens = tokens * rstd[..., None].to(weights.dtype)
         return linear_evidence(
-            self._values, weights, tokens, directions, centre, own_slices=self.own_slices
+            self._values,
+            weights,
+            tokens,
+            directions,
+            centre,
+            own_slices=self.own_slices,
+            mask=mask,
         )
 
     def _values(self, pooled: Tensor) -> Tensor:
         """Pooled tokens, or r·x, ``(B, M, D)`` → ``(B, D)``."""
         return take_slices(pooled if self.k is None else apply_norm(pooled, self.norm))
 
-    def _weights(self, tokens: Tensor, rstd: Tensor) -> Tensor:
+    def _weights(self, tokens: Tensor, rstd: Tensor, mask: Tensor | None) -> Tensor:
         """``(B, M, N)``."""
-        mean = mean_tokens(tokens).to(self.norm.weight.dtype)
+        mean = mean_tokens(tokens, mask).to(self.norm.weight.dtype)
         if self.q is None or self.k is None:
             q = self.norm(mean)
             own = torch.eye(self.num_predictors, dtype=q.dtype, device=q.device)
@@ -77,7 +88,7 @@ class SimPool(Pooling):
             keys = self.k.weight.unflatten(0, (self.num_predictors, -1))
             u = torch.einsum("bma,mad->bmd", q, keys)
         u = center(fold_norm(u * (self.out_dim // self.num_predictors) ** -0.5, self.norm))
-        return torch.softmax(image_scores(tokens, u, rstd), -1)
+        return torch.softmax(image_scores(tokens, u, rstd, mask), -1)
 
     def macs(self, num_tokens: int) -> int:
         projections = 0 if self.k is None else 2 * self.out_dim**2

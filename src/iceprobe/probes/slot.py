@@ -14,6 +14,7 @@ and value slices are concatenated in place of the mean.
 import torch
 from torch import Tensor, nn
 
+from iceprobe.probes.masks import only_scores, only_tokens
 from iceprobe.probes.pooling import Pooling
 
 EPSILON, MLP_RATIO = 1e-6, 2
@@ -51,12 +52,12 @@ class SlotAttention(Pooling):
         )
         nn.init.normal_(self.slots, std=0.02)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self._iterate(tokens)[0].mean(1)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._iterate(tokens, mask)[0].mean(1)
 
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """w of the last iteration, ``(B, M, N)``; each slot's weights sum to 1."""
-        return self._iterate(tokens)[1]
+        return self._iterate(tokens, mask)[1]
 
     def scores(self, slots: Tensor, keys: Tensor) -> Tensor:
         """``(B, M, D)``, ``(B, N, D)`` → k (W_q LN s)/√D, ``(B, M, N)``."""
@@ -67,13 +68,13 @@ class SlotAttention(Pooling):
         after = self.gru(gathered.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
         return after + self.mlp(after)
 
-    def _iterate(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _iterate(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Slots ``(B, M, D)`` and weights ``(B, M, N)`` of the last iteration."""
-        tokens = self.token_norm(tokens.to(self.slots.dtype))
+        tokens = self.token_norm(only_tokens(tokens, mask).to(self.slots.dtype))
         keys, values = self.key(tokens), self.value(tokens)
         slots = self.slots.repeat(tokens.shape[0], 1, 1)
         for _ in range(self.iterations):
-            weights = compete(self.scores(slots, keys))
+            weights = compete(self.scores(slots, keys), mask)
             slots = self.update(weights @ values, slots)
         return slots, weights
 
@@ -83,7 +84,7 @@ class SlotAttention(Pooling):
         return 2 * n * d * d + self.iterations * (m * d * d + 2 * n * m * d + gru + mlp)
 
 
-def compete(scores: Tensor) -> Tensor:
+def compete(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax over slots, then each row ``(B, M, N)`` divided by its sum over tokens."""
-    weights = torch.softmax(scores, 1) + FLOOR
+    weights = only_scores(torch.softmax(scores, 1) + FLOOR, mask, 0.0)
     return weights / weights.sum(-1, keepdim=True)
