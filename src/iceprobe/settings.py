@@ -172,7 +172,12 @@ class GivenTokens(Settings):
         bool, Option("Whether the first prefix token is a class token (true).", None)
     ] = True
     grid: Annotated[
-        tuple[int, int] | None, Option("Rows and columns of the tokens, for maps (none).", None)
+        tuple[int, ...] | None,
+        Option("Rows and columns of the tokens, after time, for maps (none).", None),
+    ] = None
+    coords: Annotated[
+        Any,
+        Option("Where each token lies, (N_i, k) an example by split: down, right (none).", None),
     ] = None
 
 
@@ -247,6 +252,17 @@ class Fitting(Settings):
     memory: Annotated[
         Bytes | None,
         _resource("Memory budget of a fit for tokens and what is computed from them: 8GB, 500MB …"),
+    ] = None
+    max_tokens: Annotated[
+        From1 | None,
+        _resource("Tokens in memory at once; a step on more of them takes parts (256 MB of them)."),
+    ] = None
+    draw_tokens: Annotated[
+        From1 | None,
+        Option(
+            "Tokens of each training image or bag that a step reads, drawn anew in each (all).",
+            implicit=True,
+        ),
     ] = None
     shuffle: Annotated[
         Literal["auto", "rows", "blocks"],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class TokenShape:
         """Whether examples may differ in their number of tokens."""
         return self.lengths is not None
 
+    def even(self) -> "TokenShape":
+        """The same shape with all examples of the mean length."""
+        return replace(self, lengths=None)
+
     @property
     def longest(self) -> int:
         """Patch tokens of the longest example."""
@@ -69,6 +73,9 @@ class JoinedShape(TokenShape):
     def of(cls, layers: Mapping[int, TokenShape], depth: int | None = None) -> Self:
         """The shape of ``layers`` together, at least one."""
         return cls(**_own(layers[max(layers)], TokenShape), layers=dict(layers), depth=depth)
+
+    def even(self) -> "JoinedShape":
+        return JoinedShape.of({n: one.even() for n, one in self.layers.items()}, self.depth)
 
 
 def at_layer(name: str, layer: int | None) -> str:

@@ -26,6 +26,9 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def relative_sizes(self, rows: np.ndarray) -> None:
+        return None
+
     def rows(self, name: str, rows: np.ndarray, pinned: bool = False) -> Tensor:
         return getattr(self, name)[torch.from_numpy(np.asarray(rows))]
 

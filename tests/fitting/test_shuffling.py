@@ -127,9 +127,9 @@ def test_batches_are_the_stored_tokens_each_read_once(tmp_path, monkeypatch, tok
     reads = []
     read_rows = reader.Shard.read_rows
 
-    def counted(self, name, wanted, out, places):
+    def counted(self, name, wanted, out, places, room):
         reads.extend([name] * len(wanted))
-        return read_rows(self, name, wanted, out, places)
+        return read_rows(self, name, wanted, out, places, room)
 
     monkeypatch.setattr(reader.Shard, "read_rows", counted)
     order = {}

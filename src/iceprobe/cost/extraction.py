@@ -138,7 +138,7 @@ def plan(
         name: sum(
             views_of(name)
             * one.splits[name].images
-            * patch_bytes(token_layout(one.shape, one.settings))
+            * patch_bytes(token_layout(one.shape, one.settings), one.shape.num_tokens)
             for one in manifests
         )
         for name in splits
@@ -192,11 +192,15 @@ def _memory_bytes(
     image = 4 * preprocessing.channels * preprocessing.image_size**2
     decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
     stored = sum(
-        shard_bytes(1, max((split_layout(one, name) for name in one.splits), key=len))
+        shard_bytes(
+            1,
+            max((split_layout(one, name) for name in one.splits), key=len),
+            tokens=one.shape.longest,
+        )
         for one in manifests
     )
     # the backbone's own, float32
-    made = sum(4 * one.shape.num_tokens * one.shape.dim for one in manifests)
+    made = sum(4 * one.shape.longest * one.shape.dim for one in manifests)
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))
     in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made

@@ -175,8 +175,8 @@ def plan_fit(
     settings = ExtractionSettings(tokens=call.tokens)
     tensors = tensors_read({probe.input for probe in built})
     layout = layout_read(token_layout(shape, settings), tensors)
-    each = patch_bytes(layout)
-    read = image_bytes(layout, {*tensors, *patch_tensors(layout)})
+    each = patch_bytes(layout, shape.num_tokens)
+    read = image_bytes(layout, {*tensors, *patch_tensors(layout)}, shape.num_tokens)
     members = {label: seeds * count for label, count in zip(trained, points, strict=True)}
     context = FitContext(
         asked,
@@ -187,6 +187,7 @@ def plan_fit(
         dtype=DTYPES[call.fit_dtype],
         checkpoint=Checkpoint(None, ""),
         progress=lambda stage, done, total: None,
+        max_tokens=call.max_tokens,
     )
     step = step_memory(members, context, images, each)
     held = None

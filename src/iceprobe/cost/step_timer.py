@@ -179,8 +179,8 @@ class RealSteps:
 
 
 def noise(shape: TokenShape, settings: ExtractionSettings) -> StoredSplit:
-    """A split of random tokens in memory, with as many images as `POOL_BYTES` hold."""
-    layout = token_layout(shape, settings)
+    """A split of random tokens in memory, with as many images as `POOL_BYTES` hold, all of mean length."""
+    layout = token_layout(shape.even(), settings)
     each = sum(dtype.itemsize * torch.Size(size).numel() for dtype, size in layout.values())
     images = max(2, min(MOST_ROWS, POOL_BYTES // each))
     generator = torch.Generator().manual_seed(0)

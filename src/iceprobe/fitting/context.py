@@ -10,6 +10,7 @@ from torch import Tensor
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import make_groups
+from iceprobe.fitting.pieces import Cutting
 from iceprobe.fitting.shuffling import ROWS, Shuffle
 from iceprobe.fitting.stacked import Member, Stacked
 from iceprobe.fitting.whitening import whitening
@@ -43,6 +44,9 @@ class FitContext:
     class_weight: ClassWeight = "none"  # how classes or tags count in the loss
     keep: Keep | None = None  # what records must keep for that metric; set when it is first used
     shuffle: Shuffle = ROWS  # order of the epochs; set once the tokens are cached
+    max_tokens: int | None = None  # rows of a piece of a batch at most; by default by their bytes
+    draw_tokens: int | None = None  # tokens of a training example that a step reads; all by default
+    cutting: Cutting | None = None  # how batches come in pieces; set with the order
 
     @property
     def metric(self) -> Metric:

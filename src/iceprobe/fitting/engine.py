@@ -9,6 +9,7 @@ the same weights as a member trained alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ from iceprobe.fitting.feed import Batch, Feed
 from iceprobe.fitting.members import Group
 from iceprobe.fitting.optimisers import build_optimizer, hand_over, warmup_cosine
 from iceprobe.fitting.patch_group import PatchGroup
+from iceprobe.fitting.pieces import Pieces
 from iceprobe.fitting.stacked import Stacked
 from iceprobe.machine.processes import world
 from iceprobe.machine.shared_batches import learning_from, sum_gradients
 from iceprobe.probes.attend import attend_together, image_sums, log_attention
+from iceprobe.probes.inputs import is_vector
 from iceprobe.probes.layer_norm import token_rstd
 from iceprobe.probes.pooling import QueryPooling, TokenStats
 from iceprobe.tasks.classification import Classification
@@ -196,11 +199,14 @@ def _forward(
     for group in groups:
         group.fold()
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
-    for name, tokens in sorted(batch.inputs.items()):  # processes that share it keep in step
-        tokens = tokens[:, None] if tokens.ndim == 2 else tokens
-        narrow = tokens.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
-            descriptors = list(_descriptors(groups, name, tokens, training))
+    device = batch.labels.device.type
+    for name in batch.names:  # processes that share it keep in step
+        pieces = batch.pieces(name)
+        if is_vector(name):
+            pieces = Pieces.whole(batch.inputs[name][:, None])
+        narrow = pieces.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(device, pieces.dtype if narrow else None, enabled=narrow):
+            descriptors = list(_descriptors(groups, name, pieces, training))
         found |= {
             id(group): (group.classify(y, training), penalties)
             for group, y, penalties in descriptors
@@ -209,7 +215,7 @@ def _forward(
 
 
 def _descriptors(
-    groups: list[Group], name: str, tokens: Tensor, training: bool
+    groups: list[Group], name: str, pieces: Pieces, training: bool
 ) -> Iterator[tuple[Group, Tensor, Tensor | None]]:
     """Each group that reads the input ``name``: descriptors ``(G, B, D_o)`` and penalties ``(G,)``."""
     reading = [group for group in groups if group.input == name]
@@ -220,25 +226,39 @@ def _descriptors(
 
     for norm, penalised in dict.fromkeys(map(kind, sharing)):
         alike = [group for group in sharing if kind(group) == (norm, penalised)]
-        rstd = None if norm is None else token_rstd(tokens, norm)
-        stats = [_token_stats(group, tokens, training) for group in alike]
+        stats = [_token_stats(group, pieces, training) for group in alike]
         queries = [group.queries(s) for group, s in zip(alike, stats, strict=True)]
-        penalties: list[Tensor | None] = [None] * len(alike)
-        if penalised:
-            log_weights = log_attention(tokens, torch.cat(queries), rstd)
-            sizes = [len(q) for q in queries]
-            weights = log_weights.exp()
-            parts = image_sums(tokens, weights, rstd).split(sizes, 1)
-            maps = zip(log_weights.split(sizes, 1), weights.split(sizes, 1), strict=True)
-            penalties = [g.penalties(*mine) for g, mine in zip(alike, maps, strict=True)]
-        else:
-            parts = attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd)
-        for group, part, s, penalty in zip(alike, parts, stats, penalties, strict=True):
+        attended = partial(_attend, alike, queries, norm, penalised)
+        pooled, terms = zip(*pieces.each(attended), strict=True)
+        for number, (group, s) in enumerate(zip(alike, stats, strict=True)):
+            part = pieces.joined([of_piece[number] for of_piece in pooled])
+            of_pieces = zip((one[number] for one in terms if one), pieces.shares, strict=True)
+            penalty = sum(term * share for term, share in of_pieces) if penalised else None
             yield group, group.values(part, s), penalty
     for group in reading:
         if not group.shares_attention:
             group.template.train(training)
-            yield group, group.pool(tokens), None
+            yield group, pieces.joined(pieces.each(group.pool), 1), None
+
+
+def _attend(
+    groups: Sequence[Group],
+    queries: Sequence[Tensor],
+    norm: float | None,
+    penalised: bool,
+    tokens: Tensor,
+    mask: Tensor | None,
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """What the groups' queries pool of some tokens, ``(b, G·M, D)`` a group, and penalties ``(G,)``."""
+    rstd = None if norm is None else token_rstd(tokens, norm)
+    if not penalised:
+        return attend_together(tokens, [q.to(tokens.dtype) for q in queries], rstd, mask), []
+    sizes = [len(q) for q in queries]
+    log_weights = log_attention(tokens, torch.cat(list(queries)), rstd, mask)
+    weights = log_weights.exp()
+    maps = zip(log_weights.split(sizes, 1), weights.split(sizes, 1), strict=True)
+    penalties = [g.penalties(*mine, mask) for g, mine in zip(groups, maps, strict=True)]
+    return image_sums(tokens, weights, rstd).split(sizes, 1), penalties
 
 
 @torch.no_grad()
@@ -278,11 +298,11 @@ def predict_all(
     return [gathered(record, place, len(feed), task.summed) for record in found]
 
 
-def _token_stats(group: Group, tokens: Tensor, training: bool) -> TokenStats | None:
+def _token_stats(group: Group, pieces: Pieces, training: bool) -> TokenStats | None:
     """Statistics of the tokens, if the group's pooling normalises by them."""
     pooling = group.template.pooling.train(training)
     assert isinstance(pooling, QueryPooling)
-    stats = pooling.token_stats(tokens)
+    stats = pooling.token_stats_of(pieces)
     if training and stats is not None:
         pooling.update_stats(stats)
     return stats

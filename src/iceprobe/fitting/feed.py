@@ -8,16 +8,17 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.fitting.pieces import Cutting, Piece, Pieces
 from iceprobe.fitting.shuffling import ROWS, Shuffle, block_order
 from iceprobe.machine.processes import world
-from iceprobe.probes.inputs import Input
+from iceprobe.probes.inputs import PREFIX, Input
 from iceprobe.store.split import Buffer, StoredSplit
 from iceprobe.tokens import at_layer, without_layer
 
@@ -35,14 +36,30 @@ SAMPLED, SAMPLED_IMAGES, SAMPLED_LIVE, SAMPLED_AT_ONCE = 16_384, 2_048, 512, 64
 class Batch:
     """Inputs by name (``patches (B, N, D)``, ``class (B, D)``, …) and targets ``(B, …)``.
 
-    If several processes share a batch, this is the part of one; ``whole`` counts the images of all and
-    ``everyone`` has their targets.
+    Tokens that come in several pieces (`fitting/pieces.py`) are in ``cut``. If several processes share a
+    batch, this is the part of one; ``whole`` counts the images of all and ``everyone`` has their targets.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     whole: int | None = None
     everyone: Tensor | None = None
+    cut: dict[str, Pieces] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Of its inputs, in an order that processes share."""
+        return sorted([*self.inputs, *self.cut])
+
+    def pieces(self, name: str) -> Pieces:
+        """The input ``name``, in one piece or several."""
+        return self.cut[name] if name in self.cut else Pieces.whole(self.inputs[name])
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        of_pieces = (tensor for pieces in self.cut.values() for tensor in pieces.tensors)
+        return [*self.inputs.values(), *of_pieces, self.labels]
 
     @property
     def images(self) -> int:
@@ -85,6 +102,9 @@ class Feed:
         self.copies = len(self.source) // len(split)  # K
         self.measured = 1 if self.source.live else self.copies
         self.device, self.dtype = device, dtype
+        self.cutting: Cutting | None = None
+        self.drawn: int | None = None
+        self._draw: tuple[int, int] | None = None  # seed and epoch of the drawn tokens
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
 
     def __len__(self) -> int:
@@ -106,12 +126,14 @@ class Feed:
         read the same batches, each its part of every one.
         """
         rng, rows = np.random.default_rng((seed, epoch)), self._shown(seed, epoch)
+        feed = copy.copy(self)
+        feed._draw = None if self.drawn is None else (seed, epoch)
         if self.shuffle.by == "rows":
             order = rng.permutation(len(self))
             batches = split_batches(order, batch_size)
-            yield from self._ahead(self._part(rows, positions) for positions in batches)
+            yield from feed._ahead(feed._part(rows, positions) for positions in batches)
         else:
-            yield from self._ahead(self._buffered(rows, batch_size, rng))
+            yield from feed._ahead(feed._buffered(rows, batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every image, in all its stored views; in one view if tokens are live."""
@@ -128,6 +150,8 @@ class Feed:
         rng = np.random.default_rng((seed, 2))
         alone = self.reading({name})
         alone.dtype = torch.float32
+        if self.cutting is not None:
+            return alone._sample_of_each(name, rng)
         most = SAMPLED_LIVE if self.source.live else SAMPLED_IMAGES
         drawn = np.sort(rng.permutation(len(self))[:most])
         found, done = torch.empty(0, device=self.device), 0
@@ -140,6 +164,26 @@ class Feed:
             found[done : done + len(part)] = part
             done += len(part)
         return found
+
+    def _sample_of_each(self, name: str, rng: np.random.Generator) -> Tensor:
+        """As `sample`, where an example may have any number of tokens: one example at a time."""
+        drawn = np.sort(rng.permutation(len(self))[:SAMPLED_IMAGES])
+        each, parts = max(1, SAMPLED // len(drawn)), []
+        for row in self.rows[drawn]:
+            tokens = self._input(name, row[None], {})[0]
+            picked = np.sort(rng.permutation(len(tokens))[:each])
+            parts.append(tokens[torch.from_numpy(picked).to(tokens.device)])
+        return torch.cat(parts)
+
+    def in_pieces(self, cutting: Cutting | None, drawn: int | None = None) -> "Feed":
+        """The same rows with tokens in pieces; ``None``: in one, where all examples have as many.
+
+        ``drawn``: the most tokens of an example that a training step reads, drawn anew in each; by
+        default all.
+        """
+        feed = copy.copy(self)
+        feed.cutting, feed.drawn = cutting, drawn
+        return feed
 
     def reading(self, inputs: set[str]) -> "Feed":
         """The same rows with other inputs."""
@@ -179,7 +223,8 @@ class Feed:
         buffer.clear()
         reading.source = buffer.split
         sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
-        for load, positions in block_order(rows < self.shuffle.held, self.shuffle, sizes, rng):
+        held, weights = rows < self.shuffle.held, self.source.relative_sizes(rows)
+        for load, positions in block_order(held, self.shuffle, sizes, rng, weights):
             buffer.load(rows[load])
             yield reading._part(rows, positions)
             buffer.forget(rows[positions])
@@ -205,9 +250,43 @@ class Feed:
 
     def _gather(self, rows: np.ndarray, positions: np.ndarray) -> Batch:
         """A batch of these rows of the source, at these positions of the feed."""
+        of_tokens = {n for n in self.inputs if self.cutting and Input.parse(n).of_tokens}
         read: dict[str, Tensor] = {}  # each stored tensor once, whichever inputs share it
-        inputs = {name: self._input(name, rows, read) for name in self.inputs}
-        return Batch(inputs, self._labels(positions))
+        inputs = {name: self._input(name, rows, read) for name in self.inputs - of_tokens}
+        cut = self._cut(of_tokens, rows) if of_tokens else {}
+        return Batch(inputs, self._labels(positions), cut=cut)
+
+    def _cut(self, names: set[str], rows: np.ndarray) -> dict[str, Pieces]:
+        """The inputs ``names`` of tokens, in pieces."""
+        assert self.cutting is not None
+        lengths = self.source.lengths
+        each = np.full(len(rows), self.split.shape.num_tokens) if lengths is None else lengths[rows]
+        cuts, streamed = self.cutting.pieces(each)
+
+        def read(name: str, places: np.ndarray, shared: dict[str, Tensor] | None = None) -> Piece:
+            mine = rows[places]
+            return self._input(name, mine, {} if shared is None else shared), self._mask(name, mine)
+
+        if streamed:
+            return {name: Pieces(cuts, partial(read, name), self.dtype) for name in names}
+        held: dict[str, list[Piece]] = {name: [] for name in names}
+        for places in cuts:
+            shared: dict[str, Tensor] = {}
+            for name in names:
+                held[name].append(read(name, places, shared))
+        return {name: Pieces(cuts, pieces, self.dtype) for name, pieces in held.items()}
+
+    def _mask(self, name: str, rows: np.ndarray) -> Tensor | None:
+        """Which of the tokens of the input ``name`` are some, ``(b, N')``; prefix tokens are."""
+        mask = self.source.token_mask(rows, self.device)
+        if mask is None:
+            return None
+        if self._draw is not None:
+            mask = mask[:, : self.drawn]
+        one, prefix = Input.parse(name), self.split.shape.num_prefix
+        before = PREFIX.get(one.names[0], prefix if one.names[0] == "prefix+patches" else 0)
+        whole = torch.cat([mask.new_ones(len(mask), before), mask], 1)
+        return whole if one.wide else whole.repeat(1, max(1, len(one.layers)))
 
     def _labels(self, positions: np.ndarray) -> Tensor:
         return self.labels[torch.from_numpy(positions % len(self)).to(self.device)]
@@ -240,11 +319,26 @@ class Feed:
         key = at_layer("patches", layer)
         if key not in read:
             at = {} if layer is None else {"layer": layer}
-            read[key] = self.source.patches(rows, self.device, self.dtype, **at)
+            read[key] = self._drawn(self.source.patches(rows, self.device, self.dtype, **at), rows)
         if name == "patches":
             return [read[key]]
         prefix = small("prefix")[:, :1] if name == "class+patches" else small("prefix")
         return [prefix.to(self.device, self.dtype, non_blocking=True), read[key]]
+
+    def _drawn(self, tokens: Tensor, rows: np.ndarray) -> Tensor:
+        """Those of the patches ``(b, N, D)`` of ``rows`` that this step reads, in their order."""
+        if self._draw is None or self.drawn is None or tokens.shape[1] <= self.drawn:
+            return tokens
+        lengths = self.source.lengths
+        picks = np.zeros((len(rows), self.drawn), np.int64)
+        for place, row in enumerate(rows.tolist()):
+            length = tokens.shape[1] if lengths is None else lengths[row]
+            rng = np.random.default_rng((*self._draw, row))
+            picked = np.sort(rng.permutation(length)[: self.drawn])
+            picks[place, : len(picked)] = picked
+            picks[place, len(picked) :] = length  # padding
+        there = torch.from_numpy(picks.clip(max=tokens.shape[1] - 1)).to(tokens.device)
+        return tokens.gather(1, there[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 class Copies:
@@ -274,7 +368,7 @@ class Copies:
         """Let the current stream use ``batch``, the oldest that wasn't handed over."""
         using = torch.cuda.current_stream(self.device)
         using.wait_event(self._made.popleft())
-        for tensor in (*batch.inputs.values(), batch.labels):
+        for tensor in batch.tensors:
             tensor.record_stream(using)
 
 

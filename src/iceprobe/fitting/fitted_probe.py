@@ -12,6 +12,7 @@ from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.linear import LinearFit
 from iceprobe.fitting.phase import Best, Phase
+from iceprobe.fitting.pieces import Pieces
 from iceprobe.fitting.solution import Solution
 from iceprobe.fitting.stacked import Stacked
 from iceprobe.protocols.choosing import Choice
@@ -174,17 +175,19 @@ def _logits(probes: list[Any], reported: Feed, context: FitContext) -> Record:
     (name,) = {probe.input for probe in probes}
     parts = []
     for batch in reported.in_order(size):
-        parts.append(task.record(logits_of(probes, batch.inputs[str(name)]), batch.labels))
+        parts.append(task.record(logits_of(probes, batch.pieces(str(name))), batch.labels))
         del batch
     return joined(parts, task.summed)
 
 
 @torch.no_grad()
-def logits_of(probes: Sequence[Any], tokens: Tensor) -> Tensor:
+def logits_of(probes: Sequence[Any], pieces: Pieces) -> Tensor:
     """Logits ``(G, B, K)`` of fitted modules, from the tokens that all of them read."""
-    narrow = tokens.dtype in (torch.bfloat16, torch.float16)
-    with torch.autocast(tokens.device.type, tokens.dtype if narrow else None, enabled=narrow):
-        descriptors = [probe.pooling(*probe.read_tokens(tokens)) for probe in probes]
+    device, dtype = probes[0].classifier.weight.device.type, pieces.dtype
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    with torch.autocast(device, dtype if narrow else None, enabled=narrow):
+        parts = [[p.pooling(*p.read_tokens(*piece)) for p in probes] for piece in pieces]
+        descriptors = [pieces.joined(of_probe) for of_probe in zip(*parts, strict=True)]
     logits = [
         probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
         for probe, y in zip(probes, descriptors, strict=True)

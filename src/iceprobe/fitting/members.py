@@ -16,6 +16,7 @@ from iceprobe.machine.shared_batches import part_of_batch
 from iceprobe.probes.aim import NormalisedTokens
 from iceprobe.probes.coordinates import Coordinates, published
 from iceprobe.probes.linear import Linear
+from iceprobe.probes.masks import given
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.tokens import TokenShape
@@ -148,21 +149,22 @@ class Group(Stacked):
         pooled = pooled.unflatten(1, (len(self), -1))
         return self._each("values", (1, None))(pooled, stats)
 
-    def penalties(self, log_weights: Tensor, weights: Tensor) -> Tensor:
+    def penalties(self, log_weights: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
         """Its attention and the logarithms, ``(B, G·M, N)`` → terms of the members' losses, ``(G,)``."""
         of_members = [t.unflatten(1, (len(self), -1)) for t in (log_weights, weights)]
-        return self.template.regularisation(*of_members).mean(0)
+        return self.template.regularisation(*of_members, *given(mask)).mean(0)
 
-    def pool(self, tokens: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Descriptors ``(G, B, D_o)`` of a pooling that shares nothing, one member at a time."""
         call = _Call(self.template.pooling, "forward")
         tokens = tokens * self.scale if self.scale != 1 else tokens
         weights = {n: t for n, t in self.weights.items() if n.startswith("pooling.")}
         if not weights:
-            return call(tokens)[None].expand(len(self), -1, -1)
+            return call(tokens, *given(mask))[None].expand(len(self), -1, -1)
         weights |= {f"pooling.{n}": buffer for n, buffer in self.buffers.items()}
         members = [{n: w[g] for n, w in weights.items()} for g in range(len(self))]
-        return torch.stack([functional_call(call, mine, (tokens,)) for mine in members])
+        inputs = (tokens, *given(mask))
+        return torch.stack([functional_call(call, mine, inputs) for mine in members])
 
     def classify(self, descriptors: Tensor, training: bool) -> Tensor:
         """Batch norm without affine, each member's linear classifier, the outputs' scaling: ``(G, B, K)``."""

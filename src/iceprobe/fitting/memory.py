@@ -20,6 +20,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import SAMPLED, tensors_read
+from iceprobe.fitting.pieces import PIECE_BYTES, Cutting
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.processes import first, world
@@ -33,6 +34,7 @@ from iceprobe.tokens import without_layer
 log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
 FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
+UNEVEN = 1.25  # tokens of a batch, of examples drawn at random, for each expected one
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,19 @@ class StepMemory:
     per_image: int  # of tokens under way and the tensors that a step computes of them
     images: int  # of a step
     before: int = 0  # of measuring the vectors that probes are whitened by, before the first step
+    # images of mean length whose tokens take a piece's rows, where batches come in pieces
+    piece: float | None = None
+
+    @property
+    def whole(self) -> int:
+        """Of a step whose batch is in memory."""
+        return self.fixed + self.images * self.per_image
 
     @property
     def bytes(self) -> int:
-        """Of a step."""
-        return self.fixed + self.images * self.per_image
+        """Of a step: of a piece where its batch may be streamed."""
+        images = self.images if self.piece is None else min(self.piece, self.images)
+        return self.fixed + math.ceil(images * self.per_image)
 
     @property
     def least(self) -> int:
@@ -84,7 +94,36 @@ def step_memory(
         per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, context.dtype.itemsize),
         images=images,
         before=_before(inputs, context, images),
+        piece=_piece(context, max((width for _, width in sizes.values()), default=1)),
     )
+
+
+def _piece(context: FitContext, width: int) -> float | None:
+    """Images of mean length that a piece has room for, or ``None`` where batches come whole."""
+    shape = context.shape
+    if not shape.ragged and context.max_tokens is None:
+        return None
+    rows = context.max_tokens or PIECE_BYTES // (WIDE * width)
+    return max(rows, shape.longest) / max(1, shape.num_tokens)
+
+
+def cutting_of(step: StepMemory, context: FitContext, memory: int | None) -> Cutting | None:
+    """How batches come in pieces; those for which the budget is too small are streamed.
+
+    ``None`` where they come whole: examples have as many tokens, and nothing limits them.
+    """
+    if step.piece is None:
+        return None
+    tokens = context.shape.num_tokens
+    rows = round(step.piece * tokens)
+    images = step.images if step.whole <= _budget(memory) else min(step.piece, step.images)
+    return Cutting(rows, max(rows, round(UNEVEN * images * tokens)))
+
+
+def _budget(memory: int | None) -> int:
+    """Bytes that this process may take for tokens and what is computed of them."""
+    free, processes = first(available_memory), world().local_size  # one order for all of them
+    return (free or 0) // 2 if memory is None else memory // processes
 
 
 def check_memory(step: StepMemory, members: int, device: torch.device) -> None:
@@ -216,8 +255,8 @@ def cache_tokens(
     tensors = tensors_read(set(inputs))
     names = [name for name in tensors if without_layer(name) != "patches"]
     names += ["patches"] * (len(names) < len(tensors))  # of all layers together
-    free, processes = first(available_memory), world().local_size  # one order for all of them
-    budget = (free or 0) // 2 if memory is None else memory // processes
+    free, processes = first(available_memory), world().local_size
+    budget = _budget(memory)
     if train.live:
         log.info("training tokens are made by the backbone in every epoch")
         return train, test, ROWS

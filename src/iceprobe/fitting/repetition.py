@@ -77,6 +77,8 @@ class Request:
     task: str | None = None  # name of the task, if the caller gives it
     metric: str | None = None  # name of the metric that selects and leads, likewise
     class_weight: ClassWeight = "none"  # how classes or tags count in the loss
+    max_tokens: int | None = None  # that are in memory at once of a batch, if the caller says it
+    draw_tokens: int | None = None  # of a training example that a step reads; all by default
 
     @classmethod
     def of(cls, labels: list[str], settings: FitCall | ProbeCall) -> Self:
@@ -95,6 +97,8 @@ class Request:
             task=settings.task,
             metric=settings.metric,
             class_weight=settings.class_weight,
+            max_tokens=settings.max_tokens,
+            draw_tokens=settings.draw_tokens,
         )
 
 
@@ -205,12 +209,14 @@ def repetition(
             shuffle=request.shuffle,
             device=str(request.device).partition(":")[0],
             **({} if request.class_weight == "none" else {"class_weight": request.class_weight}),
+            **({} if request.draw_tokens is None else {"draw_tokens": request.draw_tokens}),
             torch=torch.__version__,
         )
         checkpoint = Checkpoint(state, fingerprint)
         context = FitContext(
             protocol, store.shape, outputs, run_seed, request.device, DTYPES[request.fit_dtype],
             checkpoint, progress, task, metric, request.class_weight,
+            max_tokens=request.max_tokens, draw_tokens=request.draw_tokens,
         )  # fmt: skip
         fitted, rows, diverged = run_protocol(
             store,
@@ -312,6 +318,7 @@ def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) 
         **({"buffer_images": context.shuffle.buffer} if context.shuffle.buffer else {}),
         "dtype": str(context.dtype).removeprefix("torch."),
         **({} if context.class_weight == "none" else {"class_weight": context.class_weight}),
+        **({} if context.draw_tokens is None else {"draw_tokens": context.draw_tokens}),
         **where,
     }
 

@@ -24,7 +24,7 @@ from iceprobe.fitting.fitted_probe import (
     stopped_early,
 )
 from iceprobe.fitting.linear import LinearFit, fit_linear, solver_bytes
-from iceprobe.fitting.memory import cache_tokens, check_memory, step_memory
+from iceprobe.fitting.memory import cache_tokens, check_memory, cutting_of, step_memory
 from iceprobe.fitting.penalties import is_solved
 from iceprobe.fitting.phase import Dropped, Phase, tuned_at
 from iceprobe.fitting.phases import Course
@@ -72,6 +72,7 @@ def run_protocol(
     counts = {label: len(one.points) * len(seeds) for label, one in grids.items()}
     step = step_memory(counts, context, images, stored)
     check_memory(step, len(grid), context.device)
+    context.cutting = cutting_of(step, context, memory)
     train, test, context.shuffle = cache_tokens(
         train,
         test,
@@ -88,7 +89,10 @@ def run_protocol(
     def feed(of: StoredSplit, rows: np.ndarray, views: StoredSplit | None = None) -> Feed:
         read = {inputs[label] for label in grids}
         groups = all_groups if of is train else None
-        return Feed(of, rows, read, context.device, context.dtype, context.shuffle, views, groups)
+        found = Feed(
+            of, rows, read, context.device, context.dtype, context.shuffle, views, groups
+        )  # fmt: skip
+        return found.in_pieces(context.cutting, context.draw_tokens)
 
     whole = partial(feed, train, np.arange(len(train)), train.views)
     reported = feed(test, np.arange(len(test))).reading(set(inputs.values()))

@@ -49,6 +49,8 @@ def choose_shuffle(
         batch_size: of the fit.
     """
     total = images * image_bytes
+    if image_bytes >= BLOCK_BYTES:  # an example is a block
+        return ROWS
     cached = asked == "auto" and (cache is None or total <= cache)
     if asked == "rows" or total <= memory or cached:
         return ROWS
@@ -59,7 +61,11 @@ def choose_shuffle(
 
 
 def block_order(
-    held: np.ndarray, shuffle: Shuffle, sizes: list[int], rng: np.random.Generator
+    held: np.ndarray,
+    shuffle: Shuffle,
+    sizes: list[int],
+    rng: np.random.Generator,
+    weights: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The images to load and the images to take for each batch of an epoch.
 
@@ -68,6 +74,7 @@ def block_order(
         shuffle: sizes of buffer and block.
         sizes: images of each batch, n together.
         rng: of the epoch.
+        weights: ``(n,)`` how much of the buffer each takes, in images of mean size; 1 by default.
 
     Yields:
         Places in ``held``: to load ``(l,)``, and the batch ``(b,)``.
@@ -77,16 +84,18 @@ def block_order(
     starts = rng.permutation(np.arange(-shift, len(streamed), shuffle.block))
     blocks = [streamed[max(0, start) : start + shuffle.block] for start in starts.tolist()]
     from_memory = rng.permutation(len(held)) < len(resting)
+    weights = np.ones(len(held)) if weights is None else weights
     content, end = streamed[:0], 0
     for size in sizes:
         loads = [streamed[:0]]
-        room = shuffle.buffer - len(content)
-        while blocks and len(blocks[-1]) <= room:
+        resident = int(from_memory[end : end + size].sum())
+        room, wanted = shuffle.buffer - weights[content].sum(), size - resident - len(content)
+        while blocks and (weights[blocks[-1]].sum() <= room or wanted > 0):
             loads.append(blocks.pop())
-            room -= len(loads[-1])
+            room -= weights[loads[-1]].sum()
+            wanted -= len(loads[-1])
         load = np.concatenate(loads)
         content = np.concatenate([content, load])
-        resident = int(from_memory[end : end + size].sum())
         picked = rng.choice(len(content), size - resident, replace=False)
         batch = np.concatenate([resting[:resident], content[picked]])
         resting, content, end = resting[resident:], np.delete(content, picked), end + size

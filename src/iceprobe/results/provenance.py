@@ -112,6 +112,7 @@ def origin(
         "test_images": len(index),
         "dim": shape.dim,
         "num_tokens": shape.num_tokens,
+        "lengths": shape.lengths,
         "grid": shape.grid,
         "store": StoreReference(path=None, identity=manifest.identity),
         "environment": environment(),

@@ -293,8 +293,9 @@ class Result(Record):
         train_images: training images, before any are held out.
         test_images: images the scores are over.
         dim: D of the tokens.
-        num_tokens: N, patch tokens an image.
-        grid: rows and columns of the patches.
+        num_tokens: N, patch tokens an image; their mean where images differ, at which FLOPs are counted.
+        lengths: the fewest and the most of them, where images differ.
+        grid: rows and columns of the patches; of a clip after time.
         primary: name of the metric that leads: the data set's convention, or else the task's.
         metrics: name → score, in the order of tables; what each means is in `iceprobe.tasks`. Of
             classification ``top1``, ``top5`` where there are more than five classes, ``mean_per_class``.
@@ -356,7 +357,8 @@ class Result(Record):
     test_images: Count | None = None
     dim: Annotated[int, Field(ge=1)]
     num_tokens: Count
-    grid: tuple[int, int] | None = None
+    lengths: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
 
     primary: str
     metrics: dict[str, Score]

@@ -205,6 +205,7 @@ def bytes_missing(manifest: Manifest) -> int:
             manifest.rows_missing(name),
             split_layout(manifest, name, view),
             len(manifest.missing(name)),
+            tokens=manifest.rows_missing(name) * manifest.shape.num_tokens,
         )
         for name in manifest.splits
         for view in range(manifest.settings.views_of(name))

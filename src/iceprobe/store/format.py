@@ -189,6 +189,8 @@ class FileRecord(_Record):
     """A file of a complete shard.
 
     Attributes:
+        tokens: where examples differ in their number of tokens, how many all of them have together,
+            the shortest and the longest of them; left out otherwise.
         parts: sha256 of its header and of each tensor, so that only what is read is compared; those of
             the patches are in the tensor `shards.CHECKS`. Empty in stores of an earlier iceprobe.
     """
@@ -197,6 +199,12 @@ class FileRecord(_Record):
     bytes: Annotated[int, Field(ge=0)]
     sha256: str
     parts: dict[str, str] = {}
+    tokens: tuple[int, int, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_tokens(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = serialise(self).items()
+        return {key: value for key, value in fields if key != "tokens" or value is not None}
 
 
 class ShardRecord(FileRecord):
@@ -318,6 +326,16 @@ class Manifest(_Record):
         """The stores that serve this request: this one, and the same one with patch tokens."""
         richer = self.settings.model_copy(update={"patches": True})
         return [self, self.model_copy(update={"settings": richer})]
+
+    def measured(self) -> Self:
+        """This manifest with the mean number and the range of the tokens that its shards hold."""
+        counts = [(one.images, *one.tokens) for one in self.shards if one.tokens and one.images]
+        if not self.shape.ragged or not counts:
+            return self
+        images, totals, shortest, longest = zip(*counts, strict=True)
+        mean = max(1, round(sum(totals) / sum(images)))
+        shape = replace(self.shape, num_tokens=mean, lengths=(min(shortest), max(longest)))
+        return self.model_copy(update={"shape": shape})
 
     @property
     def folder(self) -> str:

@@ -1,6 +1,7 @@
 """One forward pass of the frozen backbone: images → the tensors that are stored, and their checks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
+from iceprobe.store.shards import LENGTH
 from iceprobe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -50,7 +52,11 @@ def forward(
         with torch.no_grad(), autocast(device, settings.forward_dtype):
             layers = backbone.forward_layers(images.to(device, non_blocking=True))
         with torch.no_grad():
-            return [_as_stored(tokens, settings) for tokens in layers]
+            ragged = [one.ragged for one in backbone.joined_shape.layers.values()]
+            return [
+                _as_stored(_behind(tokens, one), settings)
+                for tokens, one in zip(layers, ragged, strict=True)
+            ]
     except torch.OutOfMemoryError as error:
         raise IceprobeError(
             f"a batch of {len(images)} images doesn't fit into the memory of {device}: "
@@ -62,7 +68,8 @@ def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str,
     """What :func:`forward` would give for a batch without images, for one layer."""
     layout = token_layout(backbone.shape, settings)
     return {
-        name: torch.empty(0, *size, dtype=dtype) for name, (dtype, size) in (layout | FLAGS).items()
+        name: torch.empty(0, *(max(side, 0) for side in size), dtype=dtype)
+        for name, (dtype, size) in (layout | FLAGS).items()
     }
 
 
@@ -99,18 +106,55 @@ def _as_stored(tokens: Tokens, settings: ExtractionSettings) -> dict[str, Tensor
     share = mean.new_zeros((), dtype=torch.float32)
     if settings.patches and of_patches is torch.int8:  # every finite token fits
         patches, scales = quantise(tokens.patches)
-        share = rounding(tokens.patches, dequantise(patches, scales, torch.float32))
+        share = _share(tokens, dequantise(patches, scales, torch.float32))
         tensors = {"patches": patches, "scales": scales, **tensors}
     elif settings.patches:
         patches = tokens.patches.to(of_patches)
         fits &= _finite(patches)
         if of_patches.itemsize < tokens.patches.dtype.itemsize:
-            share = rounding(tokens.patches, patches)
+            share = _share(tokens, patches)
         tensors = {"patches": patches, **tensors}
+    if settings.patches and tokens.coords is not None:
+        tensors["coords"] = tokens.coords.float()
+        finite &= _finite(tokens.coords)
+    if tokens.mask is not None:
+        tensors[LENGTH] = tokens.mask.sum(1)
     for name, vector in tokens.vectors.items():
         tensors[name] = vector.float()
         finite &= _finite(vector)
     return tensors | {"finite": finite, "fits": fits, "rounding": share.expand(len(mean)).float()}
+
+
+def _behind(tokens: Tokens, ragged: bool) -> Tokens:
+    """The same tokens, each example's first and zeros behind them, if examples differ in their number.
+
+    Raises:
+        ValueError: if a backbone masks tokens that says that examples have as many.
+    """
+    if tokens.mask is None and ragged:
+        return replace(
+            tokens, mask=tokens.patches.new_ones(tokens.patches.shape[:2], dtype=torch.bool)
+        )
+    if tokens.mask is None:
+        return tokens
+    if not ragged:
+        raise ValueError("tokens have a mask, and those of a blank image had none: give one always")
+    first = torch.argsort(tokens.mask.int(), dim=1, descending=True, stable=True)
+    mask = tokens.mask.gather(1, first)
+
+    def moved(tensor: Tensor) -> Tensor:
+        there = first[..., None].expand(-1, -1, tensor.shape[2])
+        return tensor.gather(1, there).masked_fill(~mask[..., None], 0.0)
+
+    coords = None if tokens.coords is None else moved(tokens.coords)
+    return replace(tokens, patches=moved(tokens.patches), mask=mask, coords=coords)
+
+
+def _share(tokens: Tokens, stored: Tensor) -> Tensor:
+    """`rounding` of the patches of a batch, padding left out."""
+    if tokens.mask is None:
+        return rounding(tokens.patches, stored)
+    return rounding(tokens.patches[tokens.mask][None], stored[tokens.mask][None])
 
 
 def _finite(tensor: Tensor) -> Tensor:

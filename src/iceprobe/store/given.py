@@ -3,11 +3,13 @@
     iceprobe.from_tokens({"train": (X, y), "test": (Xt, yt)})
 
 X ``(n, D)`` is one vector an example. It is stored as ``mean``, which k-NN and linear probes read;
-there are no patch tokens. X ``(n, N, D)`` are patch tokens, whose mean is computed.
+there are no patch tokens. X ``(n, N, D)`` are patch tokens, whose mean is computed; so is a list of
+``(N_i, D)``, an example each.
 """
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +30,23 @@ from iceprobe.datasets.columns import without_group
 from iceprobe.datasets.given_targets import GivenTargets, read_targets
 from iceprobe.settings import GivenTokens
 from iceprobe.store.format import BackboneRecord, ExtractionSettings, ShardRecord
-from iceprobe.store.given_arrays import as_stored, as_tensor, common_dtype, content_hash, mean_of
+from iceprobe.store.given_arrays import (
+    as_held,
+    as_stored,
+    as_tensor,
+    common_dtype,
+    content_hash,
+    even,
+    like,
+    mean_of,
+    width,
+)
 from iceprobe.store.layout import COLUMN, DTYPES
 from iceprobe.store.reader import Store
 from iceprobe.store.request import describe_as
-from iceprobe.store.split import memory_split
+from iceprobe.store.shard_writer import counted
+from iceprobe.store.shards import LENGTH
+from iceprobe.store.split import Held, memory_split
 from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import GIVEN, TokenShape
 
@@ -45,7 +59,8 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
 
     Args:
         splits: ``(X, y)`` by split, ``"train"`` among them. X is ``(n, D)``, one vector an example, or
-            ``(n, N, D)`` tokens, of NumPy or torch; y is a class (text or a whole number), 0 and 1 a
+            ``(n, N, D)`` tokens, or a list of ``(N_i, D)`` where examples differ in their number of
+            tokens, of NumPy or torch; y is a class (text or a whole number), 0 and 1 a
             tag, ``(n, K)``, NaN where it isn't known, or one or several floats an example.
         settings: an :class:`iceprobe.settings.GivenTokens`, or its options as keywords.
 
@@ -71,19 +86,29 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
     )
     names = _names({split: len(y) for split, y in targets.arrays.items()}, call.names)
     x, prefix = _tokens({split: given for split, (given, _) in pairs.items()}, names, call)
-    hashes = {split: content_hash(x[split], prefix[split]) for split in x}
+    coords = _coords(x, call)
+    hashes = {
+        split: content_hash(x[split], prefix[split], *([coords[split]] if coords else []))
+        for split in x
+    }
     # Named examples are the same in other tokens of them.
     contents = hashes if call.names is None else {s: _hash_names(one) for s, one in names.items()}
     dataset = _dataset(targets, names, contents, call)
     log_assumptions(dataset.assumed)
 
-    several, count = x[TRAIN].ndim == 3, prefix[TRAIN].shape[1]
+    first, count = x[TRAIN], prefix[TRAIN].shape[1]
+    several = isinstance(first, list) or first.ndim == 3
+    lengths = {split: torch.tensor([*map(len, one)]) for split, one in x.items()} if several else {}
+    every = torch.cat([*lengths.values()]) if several else torch.zeros(1)
+    ragged = isinstance(first, list)
     shape = TokenShape(
-        dim=x[TRAIN].shape[-1],
-        num_tokens=x[TRAIN].shape[1] if several else 0,
+        dim=width(first),
+        num_tokens=round(float(every.double().mean())),
         num_prefix=count,
         grid=call.grid,
         has_class=call.has_class and count > 0,
+        lengths=(int(every.min()), int(every.max())) if ragged else None,
+        coords=width(coords[TRAIN]) if coords else 0,
     )
     backbone = BackboneRecord(
         spec=_spec("backbone", call.backbone),
@@ -99,12 +124,15 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
     held = {}
     for split, part in dataset.splits.items():
         n = len(part)
-        whole = ShardRecord(file="", start=0, stop=n, images=n, bytes=0, sha256="")
+        tokens = counted(lengths[split]) if ragged else None
+        whole = ShardRecord(file="", start=0, stop=n, images=n, bytes=0, sha256="", tokens=tokens)
         manifest.splits[split].shards = [whole]
         tensors = {
             **({"patches": x[split]} if several else {}),
+            **({"coords": coords[split]} if coords else {}),
+            **({LENGTH: lengths[split]} if ragged else {}),
             "prefix": prefix[split],
-            "mean": mean_of(x[split]) if several else x[split].float(),
+            "mean": mean_of(x[split]),
             "label": torch.from_numpy(part.labels),
             "index": torch.arange(n),
             **{COLUMN + name: torch.from_numpy(one.codes) for name, one in part.columns.items()},
@@ -197,23 +225,47 @@ def _spec(option: str, name: str) -> str:
 
 def _tokens(
     given: Mapping[str, Any], names: Mapping[str, list[str]], call: GivenTokens
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Held], dict[str, Tensor]]:
     """X and prefix tokens of each split as they are stored, all of one dtype."""
-    x = {split: as_tensor(one, f"X of {split!r}") for split, one in given.items()}
+    x = even({split: as_held(one, f"X of {split!r}") for split, one in given.items()})
     _check_tokens(x, names, call)
     prefix = _prefixes(x, call)
-    dtype = common_dtype(*x.values(), *prefix.values())
+    dtype = common_dtype(*map(like, x.values()), *prefix.values())
     return (
         {s: as_stored(one, dtype, f"X of {s!r}", names[s]) for s, one in x.items()},
         {s: as_stored(one, dtype, f"prefix of {s!r}", names[s]) for s, one in prefix.items()},
     )
 
 
+def _coords(x: Mapping[str, Held], call: GivenTokens) -> dict[str, Held]:
+    """Coordinates of each split's tokens, float32; empty where none are given."""
+    if call.coords is None:
+        return {}
+    found = {}
+    for split, one in _by_split("coords", call.coords, x).items():
+        held, tokens = as_held(one, f"coords of {split!r}"), x[split]
+        held = list(held) if isinstance(tokens, list) else held
+        wanted = [len(example) for example in tokens] if len(tokens) else []
+        if like(tokens).ndim < 2 or like(held).ndim < 2 or [len(e) for e in held] != wanted:
+            raise IceprobeError(
+                f"coords of {split!r} aren't of these tokens: give (N_i, k) of each example, k numbers "
+                "of each of its tokens, in the order down, right (time first)"
+            )
+        what = f"coords of {split!r}"
+        found[split] = as_stored(held, torch.float32, what, [str(i) for i in range(len(held))])
+    if len({width(one) for one in found.values()}) > 1:
+        raise IceprobeError(f"coords have {[*map(width, found.values())]} numbers a token: give k")
+    return found
+
+
 def _check_tokens(
-    given: Mapping[str, Tensor], names: Mapping[str, list[str]], call: GivenTokens
+    given: Mapping[str, Held], names: Mapping[str, list[str]], call: GivenTokens
 ) -> None:
     first = given[TRAIN]
     for split, x in given.items():
+        if isinstance(x, list):
+            _check_list(x, split, names[split], first)
+            continue
         if x.ndim not in (2, 3):
             channels = " (X.reshape(n, H * W, D) with grid=(H, W))" if x.ndim == 4 else ""
             raise IceprobeError(
@@ -227,30 +279,50 @@ def _check_tokens(
                 f"X of {split!r} has {len(x):,} examples and y {len(names[split]):,}: give one target "
                 "an example"
             )
-        if x.shape[1:] != first.shape[1:]:
+        if not isinstance(first, list) and x.shape[1:] != first.shape[1:]:
             raise IceprobeError(
                 f"X of 'train' is {tuple(first.shape)} and of {split!r} {tuple(x.shape)}: give tokens "
-                "of one backbone, of equal number and width"
+                "of one backbone, of equal number and width, or lists of (N_i, D) where examples differ "
+                "in their number"
             )
     if call.grid is None:
         return
+    if isinstance(first, list):
+        raise IceprobeError(
+            f"grid={call.grid} is of all examples, and these differ in their number of tokens: give "
+            "coords, of each token its cell"
+        )
     if first.ndim == 2:
         raise IceprobeError(f"grid={call.grid} is of tokens, and X has one vector an example")
-    if min(call.grid) < 1 or call.grid[0] * call.grid[1] != first.shape[1]:
+    if min(call.grid) < 1 or math.prod(call.grid) != first.shape[1]:
         raise IceprobeError(
             f"grid={call.grid} has not {first.shape[1]} tokens: give (rows, columns)"
         )
 
 
-def _prefixes(given: Mapping[str, Tensor], call: GivenTokens) -> dict[str, Tensor]:
+def _check_list(x: list[Tensor], split: str, names: Sequence[str], first: Held) -> None:
+    """Refuse what isn't a list of ``(N_i, D)``, naming the example."""
+    if len(x) != len(names):
+        raise IceprobeError(
+            f"X of {split!r} has {len(x):,} examples and y {len(names):,}: give one target an example"
+        )
+    for row, one in enumerate(x):
+        if one.ndim != 2 or one.shape[1] != width(first) or not len(one):
+            raise IceprobeError(
+                f"X of {split!r}, example {row} ({names[row]!r}) has the shape {tuple(one.shape)}: give "
+                f"(N_i, {width(first)}), at least one token of the width of the first"
+            )
+
+
+def _prefixes(given: Mapping[str, Held], call: GivenTokens) -> dict[str, Tensor]:
     """Prefix tokens of each split, ``(n, P, D)``; P is 0 where none are given."""
     if call.prefix is None:
-        dim = given[TRAIN].shape[-1]
-        return {s: torch.empty(len(x), 0, dim, dtype=x.dtype) for s, x in given.items()}
+        dim = width(given[TRAIN])
+        return {s: torch.empty(len(x), 0, dim, dtype=like(x).dtype) for s, x in given.items()}
     values = _by_split("prefix", call.prefix, given)
     found = {split: as_tensor(one, f"prefix of {split!r}") for split, one in values.items()}
     for split, prefix in found.items():
-        n, dim = len(given[split]), given[split].shape[-1]
+        n, dim = len(given[split]), width(given[split])
         wanted = (n, found[TRAIN].shape[1] if found[TRAIN].ndim == 3 else "P", dim)
         if prefix.ndim != 3 or tuple(prefix.shape) != wanted or not prefix.shape[1]:
             raise IceprobeError(

@@ -1,9 +1,10 @@
 """Arrays of tokens as tensors of a store: of one dtype, finite, with their mean and their hash."""
 
+import functools
 import hashlib
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,10 +13,45 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.layout import DTYPES
+from iceprobe.store.split import Held
 
 ROWS = 2**16  # of tokens whose rounding is measured
 LOST = 0.01  # share of a dimension's variance that rounding may take
 AT_ONCE = 512  # examples whose mean or hash is computed at once
+
+
+def as_held(given: Any, what: str) -> Held:
+    """As `as_tensor`; a list of arrays of two axes, an example each, as a list of tensors."""
+    listed = isinstance(given, list | tuple) and len(given) > 0
+    if not listed or any(getattr(one, "ndim", 0) != 2 for one in given):
+        return as_tensor(given, what)
+    return [as_tensor(one, f"{what}, example {row},") for row, one in enumerate(given)]
+
+
+def even(splits: Mapping[str, Held]) -> dict[str, Held]:
+    """Lists of examples of one length as tensors ``(n, N, D)``; otherwise all splits as lists."""
+    lists = [one for one in splits.values() if isinstance(one, list)]
+    if not lists:
+        return dict(splits)
+    shapes = {tuple(one.shape) for held in lists for one in held}
+    shapes |= {tuple(x.shape[1:]) for x in splits.values() if isinstance(x, Tensor)}
+    if len(shapes) > 1:
+        return {split: list(one) for split, one in splits.items()}
+    return {s: torch.stack(x) if isinstance(x, list) else x for s, x in splits.items()}
+
+
+def like(held: Held) -> Tensor:
+    """A tensor of the dtype of ``held``, and of its dimensions: of a list one with an axis in front."""
+    if isinstance(held, Tensor):
+        return held
+    kinds = {one.dtype for one in held}
+    dtype = functools.reduce(torch.promote_types, kinds)
+    return held[0].new_empty(0, *held[0].shape, dtype=dtype)
+
+
+def width(held: Held) -> int:
+    """D, of the last axis."""
+    return (held if isinstance(held, Tensor) else held[0]).shape[-1]
 
 
 def as_tensor(given: Any, what: str) -> Tensor:
@@ -32,8 +68,8 @@ def as_tensor(given: Any, what: str) -> Tensor:
             array = np.empty(0, object)
         if array.dtype.kind == "O" and isinstance(given, list | tuple):
             raise IceprobeError(
-                f"{what} is a list of arrays of several shapes or of something else: examples of "
-                "different numbers of tokens can't be read yet; give (n, D) or (n, N, D)"
+                f"{what} is a list of something else than arrays: give (n, D), (n, N, D), or a list of "
+                "arrays (N_i, D), an example each"
             )
         if array.dtype.kind not in "fiu":
             raise IceprobeError(
@@ -58,34 +94,38 @@ def common_dtype(*tensors: Tensor) -> torch.dtype:
     return found if found in DTYPES.values() else torch.float32
 
 
-def as_stored(tensor: Tensor, dtype: torch.dtype, what: str, names: Sequence[str]) -> Tensor:
-    """``tensor (n, …, D)`` in ``dtype``, contiguous.
+@overload
+def as_stored(held: Tensor, dtype: torch.dtype, what: str, names: Sequence[str]) -> Tensor: ...
+@overload
+def as_stored(held: Held, dtype: torch.dtype, what: str, names: Sequence[str]) -> Held: ...
+def as_stored(held: Held, dtype: torch.dtype, what: str, names: Sequence[str]) -> Held:
+    """``held (n, …, D)`` in ``dtype``, contiguous; a list example by example.
 
     Raises:
         IceprobeError: naming the first example that isn't finite, or a dimension that float32 rounds
             too much.
     """
-    if not tensor.numel():
-        return tensor.to(dtype)
-    if tensor.is_floating_point():
-        low, high = torch.aminmax(tensor.flatten(1), dim=1)
-        finite = low.isfinite() & high.isfinite()
-        if not finite.all():
-            row = int((~finite).nonzero()[0])
-            raise IceprobeError(
-                f"{what}, example {row} ({names[row]!r}) is not finite "
-                f"({int((~finite).sum())} such examples): mend them or leave them out"
-            )
-    stored = tensor.to(dtype).contiguous()
-    if stored.dtype == tensor.dtype:
+    if isinstance(held, Tensor) and not held.numel():
+        return held.to(dtype)
+    finite = _finite(held)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise IceprobeError(
+            f"{what}, example {row} ({names[row]!r}) is not finite "
+            f"({int((~finite).sum())} such examples): mend them or leave them out"
+        )
+    stored: Held
+    if isinstance(held, Tensor):
+        stored = held.to(dtype).contiguous()
+    else:
+        stored = [one.to(dtype).contiguous() for one in held]
+    if like(stored).dtype == like(held).dtype:
         return stored
-    wide = tensor.flatten(0, -2)
-    step = -(-len(wide) // ROWS)
-    wide, kept = wide[::step].double(), stored.flatten(0, -2)[::step].double()
+    wide, kept = _some(held).double(), _some(stored).double()
     lost = ((kept - wide).var(0, correction=0) / wide.var(0, correction=0)).nan_to_num(
         0.0, 1.0, 1.0
     )
-    if not stored.isfinite().all() or lost.max() > LOST:
+    if not _finite(stored).all() or lost.max() > LOST:
         column = int(lost.argmax())
         raise IceprobeError(
             f"{what}: float32 is too narrow for dimension {column} (it rounds away "
@@ -94,13 +134,38 @@ def as_stored(tensor: Tensor, dtype: torch.dtype, what: str, names: Sequence[str
     return stored
 
 
-def mean_of(patches: Tensor) -> Tensor:
-    """Mean of the tokens, ``(n, D)`` float32, as `Tokens.mean`."""
-    return torch.cat([part.float().mean(1) for part in patches.split(AT_ONCE)])
+def _some(held: Held) -> Tensor:
+    """At most `ROWS` of all tokens, ``(k, D)``; of a list those of some examples."""
+    if not isinstance(held, Tensor):
+        held = torch.cat(held[:: -(-len(held) // AT_ONCE)])
+    rows = held.flatten(0, -2)
+    return rows[:: -(-len(rows) // ROWS)]
 
 
-def content_hash(*tensors: Tensor) -> str:
+def _finite(held: Held) -> Tensor:
+    """Whether all values of each example are finite, ``(n,)``."""
+    if not like(held).is_floating_point():
+        return torch.ones(len(held), dtype=torch.bool)
+    if isinstance(held, Tensor):
+        low, high = torch.aminmax(held.flatten(1), dim=1)
+    else:
+        low, high = (torch.stack(one) for one in zip(*map(torch.aminmax, held), strict=True))
+    return low.isfinite() & high.isfinite()
+
+
+def mean_of(held: Held) -> Tensor:
+    """Mean of the tokens, ``(n, D)`` float32, as `Tokens.mean`; one vector an example is its own."""
+    if not isinstance(held, Tensor):
+        return torch.stack([one.float().mean(0) for one in held])
+    if held.ndim == 2:
+        return held.float()
+    return torch.cat([part.float().mean(1) for part in held.split(AT_ONCE)])
+
+
+def content_hash(*given: Held) -> str:
+    """Of tensors; of a list, which lengths its examples have as well."""
     digest = hashlib.sha256()
+    tensors = [t for one in given for t in ([one] if isinstance(one, Tensor) else one)]
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         for part in tensor.split(AT_ONCE):

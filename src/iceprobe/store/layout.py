@@ -1,16 +1,18 @@
 """What a store holds of each image, by its manifest: rows, tensors, dtypes, shapes, bytes."""
 
+import math
 from collections.abc import Collection
 
 import numpy as np
 import torch
 
 from iceprobe.store.format import ExtractionSettings, Manifest, ShardRecord
-from iceprobe.store.shards import CHECK_BYTES, HEADER_BYTES
+from iceprobe.store.shards import CHECK_BYTES, HEADER_BYTES, LENGTH
 from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import JoinedShape, TokenShape, at_layer, without_layer
 
-Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of one image: dtype and shape by name
+# Of one example: dtype and shape by name. A first axis of -1 is as long as the example has tokens.
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 COLUMN = "column."  # before the names of columns in a shard
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,7 +62,10 @@ def misfit(manifest: Manifest, name: str, shard: ShardRecord) -> str | None:
         return f"it has {len(shard.files)} files, a view each"
     for view, file in enumerate(shard.files):
         layout = split_layout(manifest, name, view)
-        if file.bytes != shard_bytes(shard.images, layout, checked=bool(file.parts)):
+        if (file.tokens is not None) != manifest.shape.ragged:
+            return f"{file.file}: examples have {manifest.shape.num_tokens} tokens each, or don't"
+        tokens = file.tokens and file.tokens[0]
+        if file.bytes != shard_bytes(shard.images, layout, checked=bool(file.parts), tokens=tokens):
             return f"{file.file}: its length doesn't fit {shard.images} images of {name}"
     return None
 
@@ -78,18 +83,28 @@ def token_layout(shape: TokenShape, settings: ExtractionSettings) -> Layout:
         }
     of_patches, of_prefix = STORED[settings.tokens]
     layout: Layout = {}
+    count = -1 if shape.ragged else shape.num_tokens
     if settings.patches:
-        layout["patches"] = (of_patches, (shape.num_tokens, shape.dim))
+        layout["patches"] = (of_patches, (count, shape.dim))
         if of_patches is torch.int8:
-            layout["scales"] = (torch.float32, (shape.num_tokens,))
+            layout["scales"] = (torch.float32, (count,))
+        if shape.coords:
+            layout["coords"] = (torch.float32, (count, shape.coords))
+    if shape.ragged:
+        layout[LENGTH] = (torch.int64, ())
     layout["prefix"] = (of_prefix, (shape.num_prefix, shape.dim))
     layout["mean"] = (torch.float32, (shape.dim,))
     return layout | {name: (torch.float32, (width,)) for name, width in shape.vectors.items()}
 
 
-def patch_bytes(layout: Layout) -> int:
+def is_ragged(form: tuple[torch.dtype, tuple[int, ...]]) -> bool:
+    """Whether a tensor is as long as its example has tokens."""
+    return form[1][:1] == (-1,)
+
+
+def patch_bytes(layout: Layout, tokens: int | None = None) -> int:
     """Bytes of one image's patch tokens with their scales, in all layers; 0 if none are stored."""
-    return image_bytes(layout, patch_tensors(layout))
+    return image_bytes(layout, patch_tensors(layout), tokens)
 
 
 def patch_tensors(layout: Layout) -> list[str]:
@@ -105,19 +120,39 @@ def layout_read(layout: Layout, names: Collection[str]) -> Layout:
     return {name: form for name, form in layout.items() if name not in unread}
 
 
-def image_bytes(layout: Layout, names: Collection[str] | None = None) -> int:
-    """Bytes of one image in those of the named tensors that are stored; by default in all."""
-    return sum(
-        dtype.itemsize * torch.Size(shape).numel()
-        for name, (dtype, shape) in layout.items()
-        if names is None or name in names
-    )
+def image_bytes(
+    layout: Layout, names: Collection[str] | None = None, tokens: int | None = None
+) -> int:
+    """Bytes of one image in those of the named tensors that are stored; by default in all.
+
+    ``tokens`` are the image's, and must be given where images differ in them.
+    """
+    named = [form for name, form in layout.items() if names is None or name in names]
+    return sum(dtype.itemsize * _numel(shape, tokens) for dtype, shape in named)
 
 
-def shard_bytes(images: int, layout: Layout, shards: int = 1, *, checked: bool = True) -> int:
+def shard_bytes(
+    images: int,
+    layout: Layout,
+    shards: int = 1,
+    *,
+    checked: bool = True,
+    tokens: int | None = None,
+) -> int:
     """Bytes of shards that hold ``images`` images together, of one image's ``layout``.
 
-    ``checked``: whether each image's patches have a check, as in all shards written now.
+    ``checked``: whether each image's patches have a check, as in all shards written now. ``tokens`` are
+    those of all images together, where images differ in them.
     """
     check = CHECK_BYTES if checked and "patches" in layout else 0
-    return shards * HEADER_BYTES + images * (image_bytes(layout) + check)
+    ragged = {name for name, form in layout.items() if is_ragged(form)}
+    fixed = images * (image_bytes(layout, layout.keys() - ragged) + check)
+    return shards * HEADER_BYTES + fixed + (image_bytes(layout, ragged, tokens) if ragged else 0)
+
+
+def _numel(shape: tuple[int, ...], tokens: int | None) -> int:
+    if shape[:1] != (-1,):
+        return math.prod(shape)
+    if tokens is None:
+        raise ValueError("examples differ in their number of tokens, and none is given")
+    return tokens * math.prod(shape[1:])

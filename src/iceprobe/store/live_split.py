@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.augmentation import augmentation as make_augmentation
 from iceprobe.backbones.augmentation import view_generator
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import BadImage, Data, Dataset
@@ -54,6 +55,11 @@ def live(backbone: "Backbone | nn.Module | str", dataset: Data, *, call: Live) -
             that can't be read, tokens that aren't finite, or too little memory.
     """
     backbone, dataset = as_backbone(backbone), load_dataset(dataset)
+    if backbone.joined_shape.ragged:
+        raise IceprobeError(
+            f"{backbone.spec}: examples differ in their number of tokens, which live tokens can't: "
+            "store them (iceprobe.extract)"
+        )
     chosen = choose_device(call.device)
     settings = live_settings(call, chosen.type)
     manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)

@@ -13,12 +13,14 @@ from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.settings import ExtractCall
 from iceprobe.store.format import Manifest, ShardRecord
-from iceprobe.store.layout import chosen_rows, image_bytes, split_layout
+from iceprobe.store.layout import chosen_rows, image_bytes, is_ragged, split_layout
 from iceprobe.store.noted import log_file_assumptions, noted
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
-from iceprobe.store.split import StoredSplit, memory_split
+from iceprobe.store.shard_writer import counted
+from iceprobe.store.shards import LENGTH
+from iceprobe.store.split import Held, StoredSplit, memory_split
 from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
@@ -58,9 +60,10 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
 
 
 def bytes_held(manifest: Manifest) -> int:
-    """Bytes of all the tensors of the store."""
+    """Bytes of all the tensors of the store; where examples differ in length, of the longest at most."""
+    longest = manifest.shape.longest
     return sum(
-        record.images * image_bytes(split_layout(manifest, name, view))
+        record.images * image_bytes(split_layout(manifest, name, view), tokens=longest)
         for name, record in manifest.splits.items()
         for view in range(manifest.settings.views_of(name))
     )
@@ -78,12 +81,16 @@ def _extract_split(
     rows = chosen_rows(record.listed, record.images)
     augmented = settings.views_of(name) - 1
 
-    def empty(view: int, *rows: int) -> dict[str, Tensor]:
+    def empty(view: int, rows: int) -> dict[str, Held]:
         layout = split_layout(manifest, name, view).items()
-        return {key: torch.empty(*rows, *shape, dtype=dtype) for key, (dtype, shape) in layout}
+        return {
+            key: [torch.empty(0)] * rows
+            if is_ragged((dtype, shape))
+            else torch.empty(rows, *shape, dtype=dtype)
+            for key, (dtype, shape) in layout
+        }
 
-    tensors = empty(0, record.images)
-    views = empty(1, augmented, record.images)
+    tensors, views = empty(0, record.images), empty(1, augmented * record.images)
     work = [
         item
         for number in manifest.missing(name)
@@ -103,10 +110,14 @@ def _extract_split(
     ):
         (made,) = batch.layers
         count = len(batch.tensors["label"])
-        targets = [tensors, *({key: views[key][k] for key in views} for k in range(augmented))]
-        for target, one in zip(targets, made, strict=True):
+        for view, one in enumerate(made):
+            first = images + max(0, view - 1) * record.images
             for key, tensor in one.items():
-                target[key][images : images + count] = tensor
+                held, place = (views if view else tensors)[key], slice(first, first + count)
+                if isinstance(held, Tensor):
+                    held[place] = tensor
+                else:
+                    held[place] = apart(tensor, one[LENGTH])
         images, done = images + count, done + len(batch.work.rows)
         skipped += batch.skipped
         seen += batch.seen
@@ -124,9 +135,28 @@ def _extract_split(
         **noted(seen),
         rounding=share,
     )
+    kept = {key: held[:images] for key, held in tensors.items()}
+    if isinstance(lengths := kept.get(LENGTH), Tensor):
+        whole.tokens = counted(lengths)
     record.shards = [whole]
     shape, behind = manifest.shape, None
     if augmented:
-        flat = {key: tensor[:, :images].flatten(0, 1) for key, tensor in views.items()}
-        behind = memory_split(flat, shape)
-    return memory_split({key: tensor[:images] for key, tensor in tensors.items()}, shape, behind)
+        behind = memory_split(
+            {key: _of_read(held, images, record.images) for key, held in views.items()}, shape
+        )
+    return memory_split(kept, shape, behind)
+
+
+def apart(padded: Tensor, lengths: Tensor) -> list[Tensor]:
+    """The tokens of each example of a batch, without padding."""
+    return [row[:n].clone() for row, n in zip(padded, lengths.tolist(), strict=True)]
+
+
+def _of_read(held: Held, images: int, of: int) -> Held:
+    """The first ``images`` of each view of ``of``."""
+    if images == of:
+        return held
+    starts = range(0, len(held), of)
+    if isinstance(held, Tensor):
+        return torch.cat([held[start : start + images] for start in starts])
+    return [one for start in starts for one in held[start : start + images]]

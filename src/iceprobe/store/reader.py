@@ -67,7 +67,7 @@ class Store(HasTokenShape):
         depth: int | None = None,
         layers: Mapping[int, "Store"] | None = None,
     ):
-        self.manifest, self.path = manifest, path
+        self.manifest, self.path = manifest.measured(), path
         self.depth, self.layers = depth, dict(layers or {})
         self._splits, self._dataset, self._trust = dict(splits), dataset, trust
         self._identical: dict[str, NDArray[np.int64]] = {}
@@ -424,12 +424,13 @@ def _stored_views(
         for number in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[number], cuts[number + 1])
             opened = shard(int(number), key)
-            opened.read_rows(key, ascending[part] - firsts[number], view, order[part])
+            room = out[:1].nbytes
+            opened.read_rows(key, ascending[part] - firsts[number], view, order[part], room)
 
     return StoredSplit(
         tensors,
         gather,
-        shape=manifest.shape,
+        shape=manifest.measured().shape,
         layout=layout,
         resident=np.full(firsts[-1], False),
         in_memory=False,

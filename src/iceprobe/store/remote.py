@@ -133,12 +133,15 @@ def opener(
 
     ``images`` counts those of each file; ``layout`` is of one image.
     """
-    each = image_bytes(layout, ("patches",))
     # A removed copy takes space as long as it is open, so few are open if space is limited.
     at_once = None if cache_bytes() is None else OPEN_SHARDS
 
     def fetch_end(number: int) -> Path:
-        return _fetch_end(path, files[number], images[number] * each)
+        if counted := files[number].tokens:
+            patches = image_bytes(layout, ("patches",), counted[0])
+        else:
+            patches = images[number] * image_bytes(layout, ("patches",))
+        return _fetch_end(path, files[number], patches)
 
     @lru_cache(at_once)
     def whole(number: int) -> Shard:
@@ -154,7 +157,7 @@ def opener(
             list(pool.map(fetch_end, range(len(files))))
 
     def opened(number: int, key: str) -> Shard:
-        if key == "patches" or not each:
+        if key == "patches" or "patches" not in layout:
             return whole(number)
         fetch_ends()
         return end(number)

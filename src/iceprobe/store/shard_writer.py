@@ -19,14 +19,24 @@ from torch import Tensor
 from iceprobe.core.checksums import sha256
 from iceprobe.store.buffers import flat_bytes
 from iceprobe.store.format import FileRecord, publish
-from iceprobe.store.shards import CHECK_BYTES, CHECKS, CODES, HEADER_BYTES, HEADER_PART, row_check
+from iceprobe.store.shards import (
+    CHECK_BYTES,
+    CHECKS,
+    CODES,
+    HEADER_BYTES,
+    HEADER_PART,
+    LENGTH,
+    OF_TOKENS,
+    row_check,
+)
 
 
 class ShardWriter:
     """Writes ``NAME.tmp`` batch by batch; ``finish`` renames it.
 
     Every batch has the same keys. ``patches`` is streamed to the file; the other tensors are small
-    and are kept until the end.
+    and are kept until the end. Where a batch says each example's ``length``, its tensors of tokens are
+    padded: rows beyond the length are left out, and tokens lie end to end.
     """
 
     def __init__(self, path: Path):
@@ -35,15 +45,29 @@ class ShardWriter:
         self._file = self.temporary.open("wb", buffering=0)
         self._small: dict[str, list[Tensor]] = {}
         self._streamed: tuple[torch.dtype, tuple[int, ...]] | None = None
-        self._checks: list[bytes] = []  # one per row of patches
+        self._checks: list[bytes] = []  # one per example's patches
+        self._rows = 0  # of patches in the file, where they lie end to end
         self._file.seek(HEADER_BYTES)
 
     def write(self, batch: Mapping[str, Tensor]) -> None:
+        lengths = batch[LENGTH].tolist() if LENGTH in batch else None
         for name, tensor in batch.items():
+            ragged = lengths is not None and name in OF_TOKENS
             if name == "patches":
-                self._streamed = (tensor.dtype, tuple(tensor.shape[1:]))
-                _write_all(self._file, tensor)
-                self._checks += [row_check(flat_bytes(row)) for row in tensor.contiguous()]
+                rows = tensor.contiguous()
+                whole = (
+                    [row[:n] for row, n in zip(rows, lengths or (), strict=True)]
+                    if ragged
+                    else rows
+                )
+                self._streamed = (tensor.dtype, tuple(tensor.shape[1 + ragged :]))
+                for part in whole if ragged else [rows]:
+                    _write_all(self._file, part)
+                self._checks += [row_check(flat_bytes(row)) for row in whole]
+                self._rows += sum(map(len, whole)) if ragged else len(rows)
+            elif ragged:
+                parts = [row[:n] for row, n in zip(tensor, lengths or (), strict=True)]
+                self._small.setdefault(name, []).append(torch.cat([tensor[0, :0], *parts]))
             else:
                 self._small.setdefault(name, []).append(tensor)
 
@@ -56,7 +80,7 @@ class ShardWriter:
         small = {name: torch.cat(parts) for name, parts in self._small.items()}
         layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         if self._streamed is not None:
-            layout["patches"] = (self._streamed[0], (len(self._checks), *self._streamed[1]))
+            layout["patches"] = (self._streamed[0], (self._rows, *self._streamed[1]))
             checks = np.frombuffer(b"".join(self._checks), np.uint8).copy()
             small[CHECKS] = torch.from_numpy(checks).view(-1, CHECK_BYTES)
         layout |= {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()}
@@ -72,12 +96,22 @@ class ShardWriter:
         self._file.close()
         checksum = sha256(self.temporary)
         publish(self.temporary, self.path)
-        return FileRecord(file=self.path.name, bytes=size, sha256=checksum, parts=parts)
+        tokens = counted(small[LENGTH]) if LENGTH in small else None
+        return FileRecord(
+            file=self.path.name, bytes=size, sha256=checksum, parts=parts, tokens=tokens
+        )
 
     def abandon(self) -> None:
         """Remove the file."""
         self._file.close()
         self.temporary.unlink(missing_ok=True)
+
+
+def counted(lengths: Tensor) -> tuple[int, int, int]:
+    """`FileRecord.tokens` of examples of these ``lengths (n,)``."""
+    if not len(lengths):
+        return 0, 0, 0
+    return int(lengths.sum()), int(lengths.min()), int(lengths.max())
 
 
 def _header(layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:

@@ -25,6 +25,12 @@ from iceprobe.store.format import FileRecord
 
 CHECKS = "checks"  # tensor (n, CHECK_BYTES) uint8: the start of each image's sha256 of its patches
 CHECK_BYTES = 8
+LENGTH = "length"  # tensor (n,) of how many tokens an example has, where examples differ
+OF_TOKENS = (
+    "patches",
+    "scales",
+    "coords",
+)  # a row a token; those of all examples lie end to end then
 OF_EVERY_IMAGE = ("label", "index", "box")  # always read when a store is opened
 HEADER_PART = ""  # key of `FileRecord.parts`; no tensor has this name
 HEADER_BYTES = 4096  # with the length word; the data starts on a page
@@ -67,6 +73,7 @@ class Shard:
         self._whole = False  # whether the whole file was compared
         self._checks = b""
         self._rows = np.zeros(0, bool)  # images whose patches were compared
+        self._ends: np.ndarray | None = None  # (1 + n,) tokens before and behind each example
         try:
             with opened(path) as descriptor:
                 text = self._read_header(descriptor)
@@ -86,29 +93,51 @@ class Shard:
             raise self._damaged(path, "its header is damaged") from error
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor, copied into memory."""
+        """The whole tensor, copied into memory; where examples differ in length, end to end."""
         tensor = self._read(name)
         if name == "patches":
-            self._check_rows(np.arange(len(tensor)), np.arange(len(tensor)), flat_bytes(tensor))
+            starts, sizes = self._spans(name, np.arange(self._examples(name)))
+            self._check_rows(np.arange(len(starts)), starts, sizes, flat_bytes(tensor))
         return tensor
 
-    def read_rows(self, name: str, rows: np.ndarray, out: memoryview, targets: np.ndarray) -> None:
-        """Copy ``rows[i]`` of a tensor to row ``targets[i]`` of ``out``, a flat view of bytes.
+    def read_rows(
+        self, name: str, rows: np.ndarray, out: memoryview, targets: np.ndarray, room: int
+    ) -> None:
+        """Copy ``rows[i]`` of a tensor into ``out``, a flat view of bytes, from ``targets[i] * room`` on.
 
-        ``rows`` ascend. A run of rows and targets without gaps is one read.
+        ``rows`` ascend; ``room`` is in bytes. A run of rows and targets without gaps is one read.
         """
         if name != "patches" and name not in self._compared:
             self._read(name)
-        dtype, shape, offset = self._layout[name]
-        size = int(np.prod(shape[1:])) * dtype.itemsize
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(targets) != 1)) + 1
-        firsts = np.concatenate([[0], breaks])
-        lengths = np.diff(np.concatenate([firsts, [len(rows)]])) * size
-        positions = self._start + offset + rows[firsts] * size
-        runs = np.stack([positions, targets[firsts] * size, lengths], 1).tolist()
+        starts, sizes = self._spans(name, rows)
+        places = targets * room
+        apart = (np.diff(starts) != sizes[:-1]) | (np.diff(places) != sizes[:-1])
+        firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
+        lengths = np.add.reduceat(sizes, firsts)
+        positions = self._start + self._layout[name][2] + starts[firsts]
+        runs = np.stack([positions, places[firsts], lengths], 1).tolist()
         self._fetch(lambda descriptor: self._read_runs(descriptor, runs, out), runs, out)
         if name == "patches":
-            self._check_rows(rows, targets, out)
+            self._check_rows(rows, places, sizes, out)
+
+    def _spans(self, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each of ``rows`` begins in a tensor and how long it is, in bytes."""
+        dtype, shape, _ = self._layout[name]
+        size = int(np.prod(shape[1:])) * dtype.itemsize
+        if name not in OF_TOKENS or LENGTH not in self._layout:
+            return rows * size, np.full(len(rows), size)
+        if self._ends is None:
+            ends = np.cumsum([0, *self._read(LENGTH).tolist()])
+            if ends[-1] != shape[0]:
+                reason = f"it has {shape[0]} rows of {name} for {ends[-1]} tokens"
+                raise self._damaged(self.path, reason)
+            self._ends = ends
+        return self._ends[rows] * size, (self._ends[rows + 1] - self._ends[rows]) * size
+
+    def _examples(self, name: str) -> int:
+        """Examples that the rows of a tensor are of."""
+        ragged = name in OF_TOKENS and LENGTH in self._layout
+        return self._layout[LENGTH if ragged else name][1][0]
 
     def _fetch(self, read: Callable[[int], None], runs: Runs, out: memoryview) -> None:
         """``read`` the file, or copy from its map if it was removed, as from a full cache."""
@@ -168,7 +197,9 @@ class Shard:
             self._compared.add(name)
         return tensor
 
-    def _check_rows(self, rows: np.ndarray, targets: np.ndarray, out: memoryview) -> None:
+    def _check_rows(
+        self, rows: np.ndarray, places: np.ndarray, sizes: np.ndarray, out: memoryview
+    ) -> None:
         """Compare the patches of those of ``rows`` that weren't compared yet."""
         if not self._record.parts:
             return
@@ -176,10 +207,9 @@ class Shard:
             checks = self._read(CHECKS)
             self._rows, self._checks = np.zeros(len(checks), bool), bytes(flat_bytes(checks))
         new = np.flatnonzero(~self._rows[rows])
-        dtype, shape, _ = self._layout["patches"]
-        size = int(np.prod(shape[1:])) * dtype.itemsize
-        for row, target in zip(rows[new].tolist(), targets[new].tolist(), strict=True):
-            found = row_check(out[target * size : (target + 1) * size])
+        spans = np.stack([rows[new], places[new], sizes[new]], 1).tolist()
+        for row, place, size in spans:
+            found = row_check(out[place : place + size])
             if found != self._checks[row * CHECK_BYTES : (row + 1) * CHECK_BYTES]:
                 raise self._damaged(
                     self.path, f"the patches of image {row} aren't what was written"

@@ -14,11 +14,13 @@ from iceprobe.store.layout import (
     COLUMN,
     Layout,
     image_bytes,
+    is_ragged,
     layout_read,
     patch_bytes,
     patch_tensors,
 )
 from iceprobe.store.quantisation import dequantise
+from iceprobe.store.shards import LENGTH
 from iceprobe.tokens import (
     JoinedShape,
     JoinedTokens,
@@ -29,6 +31,8 @@ from iceprobe.tokens import (
 )
 
 LOAD_BYTES = 2**22  # per read into a buffer, through a temporary block
+# Rows of a tensor in memory; where examples differ in length, a tensor an example.
+Held = Tensor | list[Tensor]
 
 
 class StoredSplit:
@@ -42,6 +46,7 @@ class StoredSplit:
         columns: further ones by name, ``(n,)`` int64 codes, −1 where one isn't known.
         index: ``(n,)`` int64, the image's index in the data set's split.
         boxes: ``(n, 4)`` float32 as x0, y0, x1, y1 in pixels of the crop, or ``None``.
+        lengths: ``(n,)`` int64, patch tokens of each example where examples differ, or ``None``.
         shape: sizes of the tokens of one image.
         dtype: of the patch tokens returned: as stored, float32 for int8 codes.
         has_patches, has_masks, has_depths: whether they are stored.
@@ -52,7 +57,9 @@ class StoredSplit:
         live: whether its tokens are made when they are read (`LiveSplit`).
         layout: dtype and shape of each stored tensor of one image.
         tensor: name of a stored tensor → all of it.
-        gather: reads rows ``(b,)`` of a named tensor into another.
+        gather: reads rows ``(b,)`` of a named tensor into another, ``(b, …)``. Where examples differ in
+            their tokens, row i of the other has room for the longest of them, and is filled from its
+            beginning.
         in_memory: whether all of it is.
     """
 
@@ -86,6 +93,8 @@ class StoredSplit:
             if name.startswith(COLUMN)
         }
         self.boxes: np.ndarray | None = tensors("box").numpy() if "box" in layout else None
+        length = self._key(LENGTH)
+        self.lengths: np.ndarray | None = tensors(length).numpy() if length in layout else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,7 +144,22 @@ class StoredSplit:
     @property
     def patch_bytes(self) -> int:
         """Bytes of all its patch tokens as stored, without augmented views."""
-        return len(self) * patch_bytes(self.layout)
+        if self.lengths is None:
+            return len(self) * patch_bytes(self.layout)
+        return int(self._row_bytes(patch_tensors(self.layout)).sum())
+
+    def relative_sizes(self, rows: np.ndarray) -> np.ndarray | None:
+        """Bytes of the patch tokens of ``rows``, the mean of all being 1; ``None`` if all are alike."""
+        if self.lengths is None:
+            return None
+        return self.lengths[rows] / max(1.0, self.lengths.mean())
+
+    def _row_bytes(self, names: Collection[str]) -> np.ndarray:
+        """Bytes of each row in the named tensors, ``(n,)``."""
+        none = image_bytes(self.layout, names, 0)
+        a_token = image_bytes(self.layout, names, 1) - none
+        lengths = np.zeros(len(self), np.int64) if self.lengths is None else self.lengths
+        return none + a_token * lengths
 
     def patches(
         self,
@@ -145,6 +169,9 @@ class StoredSplit:
         layer: int | None = None,
     ) -> Tensor:
         """Patch tokens of ``rows (b,)``, in their order: ``(b, N, D)``.
+
+        Where examples differ in their tokens, N is that of the longest of these, rows beyond an example's
+        length are zeros, and `token_mask` says which.
 
         Args:
             rows: of this split.
@@ -169,6 +196,17 @@ class StoredSplit:
         scales = self.rows(self._key("scales", layer), rows, pinned)
         scales = scales.to(device, non_blocking=True)
         return dequantise(stored, scales, dtype)
+
+    def token_mask(
+        self, rows: Tensor | np.ndarray | Sequence[int], device: torch.device | str = "cpu"
+    ) -> Tensor | None:
+        """Which rows of `patches` of the same ``rows (b,)`` are tokens, ``(b, N)`` bool.
+
+        ``None`` where all examples have N.
+        """
+        if self.lengths is None:
+            return None
+        return mask_of(self.lengths[np.asarray(rows, np.int64)]).to(device)
 
     def tokens(
         self,
@@ -201,7 +239,10 @@ class StoredSplit:
             for name in ("prefix", *shape.vectors)
         }
         patches = self.patches(rows, device, torch.float32, layer)
-        return Tokens(patches, small.pop("prefix"), shape.grid, shape.has_class, small)
+        where = self._key("coords", layer)
+        coords = self.rows(where, rows).to(device) if where in self.layout else None
+        mask, prefix = self.token_mask(rows, device), small.pop("prefix")
+        return Tokens(patches, prefix, shape.grid, shape.has_class, small, mask, coords)
 
     def masks(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Masks of ``rows (b,)`` on the crop: ``(b, S, S)`` uint8, 1 on the object.
@@ -232,6 +273,8 @@ class StoredSplit:
     ) -> Tensor:
         """``rows (b,)`` of one tensor of the shards, as stored; held rows come from memory.
 
+        Of a tensor with a row a token, where examples differ in these: ``(b, N, …)`` as `patches`.
+
         Args:
             name: of the tensor: ``"patches"``, ``"mean"``, …
             rows: of this split.
@@ -246,8 +289,16 @@ class StoredSplit:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a split of {len(self)}")
         name = self._key(name)
         dtype, shape = self.layout[name]
-        out = fresh(len(wanted), shape, dtype, pinned)
+        if not is_ragged(self.layout[name]):
+            out = fresh(len(wanted), shape, dtype, pinned)
+            self.gather(name, wanted, out)
+            return out
+        assert self.lengths is not None
+        lengths = self.lengths[wanted]
+        out = fresh(len(wanted), (int(lengths.max(initial=0)), *shape[1:]), dtype, pinned)
         self.gather(name, wanted, out)
+        for row, length in zip(out, lengths.tolist(), strict=True):
+            row[length:] = 0
         return out
 
     def take(self, rows: np.ndarray) -> "StoredSplit":
@@ -281,18 +332,24 @@ class StoredSplit:
         for name in names:
             left = memory_bytes - (split.bytes_held - self.bytes_held)
             parts = self._with_scales(name)
-            each = image_bytes(self.layout, parts)
-            count = min(len(self), max(0, left) // each) if each else 0
+            ends = np.cumsum(self._row_bytes(parts))
+            count = int(np.searchsorted(ends, left, "right")) if parts and ends[-1:].any() else 0
             first = np.arange(count)
             if not count or (name == "patches" and self.resident[:count].all()):
                 continue
             slot = np.full(len(self), -1)
             slot[:count] = first
-            split = split.over({part: split.rows(part, first) for part in parts}, slot)
-            split.bytes_held += count * each
+            split = split.over({part: split._taken(part, first) for part in parts}, slot)
+            split.bytes_held += int(ends[count - 1])
             if name == "patches":
                 split.resident = self.resident | (slot >= 0)
         return split
+
+    def _taken(self, name: str, rows: np.ndarray) -> Held:
+        """``rows`` of a tensor, without padding."""
+        if not is_ragged(self.layout[name]):
+            return self.rows(name, rows)
+        return [self.rows(name, row[None])[0] for row in rows]
 
     def _with_scales(self, name: str) -> list[str]:
         """The stored tensors that are read together."""
@@ -310,7 +367,7 @@ class StoredSplit:
             split.views = self.views.reading(names)
         return split
 
-    def over(self, tensors: Mapping[str, Tensor], slot: np.ndarray) -> "StoredSplit":
+    def over(self, tensors: Mapping[str, Held], slot: np.ndarray) -> "StoredSplit":
         """This split, reading rows from ``tensors`` if they are there.
 
         Args:
@@ -325,13 +382,16 @@ class StoredSplit:
             if name not in tensors or not here.any():
                 elsewhere(name, rows, out)
             elif here.all():
-                torch.index_select(tensors[name], 0, torch.from_numpy(slots), out=out)
+                put_rows(tensors[name], slots, out)
             else:
-                there = np.flatnonzero(~here)
-                rest = fresh(len(there), tuple(out.shape[1:]), out.dtype)
-                elsewhere(name, rows[there], rest)
-                out[torch.from_numpy(there)] = rest
-                out[torch.from_numpy(here)] = tensors[name][torch.from_numpy(slots[here])]
+                there, held = np.flatnonzero(~here), np.flatnonzero(here)
+                for part, read in ((there, elsewhere), (held, None)):
+                    room = fresh(len(part), tuple(out.shape[1:]), out.dtype)
+                    if read is None:
+                        put_rows(tensors[name], slots[part], room)
+                    else:
+                        read(name, rows[part], room)
+                    out[torch.from_numpy(part)] = room
 
         split = copy.copy(self)
         split.gather = gather
@@ -340,8 +400,13 @@ class StoredSplit:
     def buffer(self, rows: int) -> "Buffer":
         """Room in memory for the patch tokens of ``rows`` images."""
         layout = {name: self.layout[name] for name in self._with_scales("patches")}
-        room = {name: fresh(rows, shape, dtype) for name, (dtype, shape) in layout.items()}
-        return Buffer(self, room, rows)
+        room: dict[str, Held] = {
+            name: [torch.empty(0)] * len(self)
+            if is_ragged((dtype, shape))
+            else fresh(rows, shape, dtype)
+            for name, (dtype, shape) in layout.items()
+        }
+        return Buffer(self, room, len(self) if self.lengths is not None else rows)
 
 
 class Buffer:
@@ -351,7 +416,7 @@ class Buffer:
         split: the same split, reading loaded images from memory.
     """
 
-    def __init__(self, source: StoredSplit, room: dict[str, Tensor], rows: int):
+    def __init__(self, source: StoredSplit, room: dict[str, Held], rows: int):
         self._source, self._room, self._rows = source, room, rows
         self._slot = np.full(len(source), -1)
         self._free = np.arange(rows)
@@ -364,33 +429,69 @@ class Buffer:
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
             for name, room in self._room.items():
-                room[torch.from_numpy(slots[part])] = self._source.rows(name, rows[part])
+                if isinstance(room, Tensor):
+                    room[torch.from_numpy(slots[part])] = self._source.rows(name, rows[part])
+                else:
+                    for slot, row in zip(slots[part].tolist(), rows[part], strict=True):
+                        room[slot] = self._source.rows(name, row[None])[0]
         self._slot[rows] = slots
 
     def forget(self, rows: np.ndarray) -> None:
         """Free the slots of those of ``rows`` that are loaded."""
         slots = self._slot[rows]
         self._slot[rows] = -1
-        self._free = np.concatenate([self._free, slots[slots >= 0]])
+        slots = slots[slots >= 0]
+        self._free = np.concatenate([self._free, slots])
+        self._empty(slots)
+
+    def _empty(self, slots: np.ndarray) -> None:
+        """Let go of the memory of examples that have a tensor each."""
+        for room in self._room.values():
+            for slot in slots.tolist() if isinstance(room, list) else ():
+                room[slot] = torch.empty(0)
 
     def clear(self) -> None:
+        self._empty(self._slot[self._slot >= 0])
         self._slot.fill(-1)
         self._free = np.arange(self._rows)
 
 
+def mask_of(lengths: np.ndarray) -> Tensor:
+    """Which of the rows of padded examples are tokens: ``(b,)`` → ``(b, N)`` bool, N the largest."""
+    return torch.arange(int(lengths.max(initial=0))) < torch.from_numpy(lengths)[:, None]
+
+
+def put_rows(held: Held, rows: np.ndarray, out: Tensor) -> None:
+    """Copy ``rows (b,)`` into ``out (b, …)``; of a tensor an example, into the beginning of each row."""
+    if isinstance(held, Tensor):
+        torch.index_select(held, 0, torch.from_numpy(rows), out=out)
+    else:
+        for place, row in zip(out, rows.tolist(), strict=True):
+            place[: len(held[row])] = held[row]
+
+
 def memory_split(
-    tensors: Mapping[str, Tensor], shape: TokenShape, views: StoredSplit | None = None
+    tensors: Mapping[str, Held], shape: TokenShape, views: StoredSplit | None = None
 ) -> StoredSplit:
     """A split whose tensors (named as in a shard) are all in memory."""
 
     def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
-        torch.index_select(tensors[name], 0, torch.from_numpy(rows), out=out)
+        put_rows(tensors[name], rows, out)
+
+    def whole(name: str) -> Tensor:
+        held = tensors[name]
+        return held if isinstance(held, Tensor) else torch.cat(held)
+
+    def form(held: Held) -> tuple[torch.dtype, tuple[int, ...]]:
+        if isinstance(held, Tensor):
+            return held.dtype, tuple(held.shape[1:])
+        return held[0].dtype, (-1, *held[0].shape[1:])
 
     return StoredSplit(
-        tensors.__getitem__,
+        whole,
         gather,
         shape=shape,
-        layout={name: (tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()},
+        layout={name: form(held) for name, held in tensors.items()},
         resident=np.full(len(tensors["label"]), "patches" in tensors),
         in_memory=True,
         views=views,

@@ -1,0 +1,131 @@
+"""A batch's tokens in padded pieces: examples of similar length side by side.
+
+    batch of B examples ─▶ sorted by length, cut ─▶ pieces (b, N, D), mask (b, N) ─▶ … ─▶ (B, …)
+
+A batch stays a random draw of examples, whatever their lengths; only what is computed of each example's
+tokens is computed piece by piece, so that padding stays a small share of the work. What is computed of
+all examples, batch norm and losses, sees the whole batch.
+
+A batch of more tokens than may stay in memory is *streamed*: a piece is read when it is needed, and again
+for the backward pass (activation checkpointing, Chen et al., arXiv:1604.06174). So the memory of a step is
+that of a piece, and the step is the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from iceprobe.tokens import TokenShape
+
+Piece = tuple[Tensor, Tensor | None]  # tokens (b, N, D) and which of them are some, (b, N)
+T = TypeVar("T")
+
+PIECE_BYTES = 2**28  # of a piece's tokens in float32 at most, unless one example has more
+PADDED = 1.15  # rows of a piece for each token at most
+SMALL = 2**12  # rows of a piece that may have more padding: fewer take a product's overhead
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How batches are cut.
+
+    Attributes:
+        at_once: rows of a piece at most; an example that has more is alone.
+        held: rows of a batch that stay in memory together; a batch of more is streamed.
+    """
+
+    at_once: int
+    held: int
+
+    @classmethod
+    def reading(cls, shape: TokenShape) -> "Cutting | None":
+        """For reading tokens once; ``None`` where all examples have as many."""
+        rows = PIECE_BYTES // (4 * shape.dim)
+        return cls(rows, rows) if shape.ragged else None
+
+    def pieces(self, lengths: np.ndarray) -> tuple[list[np.ndarray], bool]:
+        """The places in the batch of each piece's examples, and whether the batch is streamed."""
+        order = np.argsort(-lengths, kind="stable")
+        ordered = lengths[order].tolist()
+        cuts, start, rows = list[np.ndarray](), 0, 0
+        while start < len(order):
+            longest, real, stop = ordered[start], ordered[start], start + 1
+            while stop < len(order):
+                padded = longest * (stop + 1 - start)
+                real += ordered[stop]
+                if padded > self.at_once or padded > max(SMALL, PADDED * real):
+                    break
+                stop += 1
+            cuts.append(order[start:stop])
+            rows += longest * (stop - start)
+            start = stop
+        return cuts, rows > self.held
+
+
+class Pieces:
+    """The tokens of a batch.
+
+    Args:
+        cuts: places in the batch of each piece's examples, all of them together.
+        pieces: one for each of ``cuts``; or, of a streamed batch, what reads the examples at some places.
+        dtype: of the tokens.
+    """
+
+    def __init__(
+        self,
+        cuts: Sequence[np.ndarray],
+        pieces: list[Piece] | Callable[[np.ndarray], Piece],
+        dtype: torch.dtype,
+    ):
+        self._cuts, self._pieces, self.dtype = list(cuts), pieces, dtype
+
+    @classmethod
+    def whole(cls, tokens: Tensor) -> "Pieces":
+        """One piece without padding."""
+        return cls([np.arange(len(tokens))], [(tokens, None)], tokens.dtype)
+
+    @property
+    def shares(self) -> list[float]:
+        """Which share of the batch's examples each piece has."""
+        return [len(cut) / sum(map(len, self._cuts)) for cut in self._cuts]
+
+    def __iter__(self) -> Iterator[Piece]:
+        read = self._pieces
+        return iter(read) if isinstance(read, list) else map(read, self._cuts)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is held."""
+        held = self._pieces if isinstance(self._pieces, list) else []
+        return [one for piece in held for one in piece if one is not None]
+
+    def each(self, compute: Callable[[Tensor, Tensor | None], T]) -> list[T]:
+        """What ``compute`` makes of each piece, in turn, differentiably.
+
+        Of a streamed batch it runs once more in the backward pass, and must be a function of the tokens
+        and of tensors that stay.
+        """
+        read = self._pieces
+        if isinstance(read, list) or not torch.is_grad_enabled():
+            return [compute(*piece) for piece in self]
+
+        def anew(cut: np.ndarray) -> T:
+            return compute(*read(cut))
+
+        return [
+            checkpoint(anew, cut, use_reentrant=False, preserve_rng_state=False)
+            for cut in self._cuts
+        ]
+
+    def joined(self, parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+        """Parts of the pieces, ``(…, b, …)`` each → of the batch, ``(…, B, …)``, in its order."""
+        places = np.concatenate(self._cuts)
+        whole = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+        if np.array_equal(places, np.arange(len(places))):
+            return whole
+        return whole.index_select(dim, torch.from_numpy(np.argsort(places)).to(whole.device))
