@@ -199,11 +199,14 @@ def _images(
     """Training and reported images, kept decoded if they fit in memory and aren't augmented."""
     budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
     made = []
-    on_image = FirstSeen(manifest.dataset).note
+    on_image, preprocessing = (
+        FirstSeen(manifest.dataset).note,
+        backbone.of_images("an adaptation"),
+    )
     for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
-        images = Images(dataset.splits[name], rows, backbone.preprocessing, on_image)
+        images = Images(dataset.splits[name], rows, preprocessing, on_image)
         if images.bytes <= budget and not (name == "train" and asked.augmentation is not None):
             budget -= images.bytes
             images.hold(partial(progress, f"decode {name}"))

@@ -48,11 +48,12 @@ def measured(
     """Coordinates of the frozen backbone's tokens by probe input, from a sample of ``images``."""
     built = (build_for(backbone.shape, label, num_classes) for label in probes)
     readers = {probe.input: probe for probe in built}
+    preprocessing = backbone.of_images("an adaptation")
     drawn = np.random.default_rng((seed, 2)).permutation(len(images))[:SAMPLED]
     some = images.take(np.sort(drawn))
     parts: dict[str, list[Tensor]] = {name: [] for name in readers}
     for pixels, _ in some.batches(split_batches(np.arange(len(some)), AT_ONCE)):
-        tokens = backbone(backbone.preprocessing.normalised_pixels(pixels.to(backbone.device)))
+        tokens = backbone(preprocessing.normalised_pixels(pixels.to(backbone.device)))
         for name, probe in readers.items():
             read, *mask = probe.read_tokens(tokens)
             rows = read[mask[0]] if mask else read.flatten(0, 1)

@@ -57,7 +57,7 @@ class Adapted(nn.Module):
         options = adaptation_options(spec)
         self._scale = options.pop("lr_scale")
         self._decay = options.pop("layer_decay", 1.0)
-        self.preprocessing = backbone.preprocessing
+        self.preprocessing = backbone.of_images("an adaptation")
         self.reader = copy.deepcopy(backbone.reader).eval().requires_grad_(True)
         self.probe = probe.to(backbone.device)
         side = self.preprocessing.image_size

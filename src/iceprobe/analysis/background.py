@@ -103,7 +103,7 @@ class OtherBackgrounds:
 
     def images(self, rows: NDArray[np.int64]) -> Tensor:
         """Normalised ``(b, C, S, S)`` with what is outside the box replaced."""
-        preprocessing = self.backbone.preprocessing
+        preprocessing = self.backbone.of_images("a measure of other backgrounds")
         pictures = self.store.images(self.split, rows)
         own = torch.stack([preprocessing.normalised(one) for one in pictures])
         background = torch.zeros(own.shape[1])  # the mean, once images are normalised

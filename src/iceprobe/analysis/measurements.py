@@ -129,7 +129,8 @@ class Measurements:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As :func:`patch_maps` gives them, of the backbone's own heads."""
         pictures = self.store.images(self.result.split, rows)
-        images = torch.stack([backbone.preprocessing.normalised(one) for one in pictures])
+        preprocessing = backbone.of_images("the attention of heads")
+        images = torch.stack([preprocessing.normalised(one) for one in pictures])
         with autocast(self.device, self.store.manifest.settings.forward_dtype):
             weights = backbone.attention(images.to(self.device))
         on_patches = weights.sum(-1)

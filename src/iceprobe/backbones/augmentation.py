@@ -19,6 +19,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,6 +27,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, plural
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.strengths import STRENGTHS, Strength
 from iceprobe.core.errors import IceprobeError
@@ -34,7 +36,7 @@ from iceprobe.core.specs import unknown
 RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 TRIES = 10  # for a crop within the image, as in torchvision
 
-Augmentation = Callable[[Image.Image, torch.Generator], Tensor]
+Augmentation = Callable[[Any, torch.Generator], Inputs]
 RandomView = Callable[[Image.Image, torch.Generator], Image.Image]
 
 
@@ -49,8 +51,8 @@ def random_view(preprocessing: Preprocessing, strength: str = "paper") -> Random
     return partial(_view, preprocessing, STRENGTHS[strength])
 
 
-def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augmentation:
-    """The same, normalised for the backbone: float32 ``(C, S, S)``.
+def augmentation(preprocessing: ExamplePreprocessing, strength: str = "paper") -> Augmentation:
+    """The same, normalised for the backbone: float32 ``(C, S, S)`` of an image.
 
     The view depends on the generator's state only. The function can be pickled.
 
@@ -59,8 +61,10 @@ def augmentation(preprocessing: Preprocessing, strength: str = "paper") -> Augme
         strength: ``"paper"``, ``"light"`` or ``"clip"``, see `STRENGTHS`.
 
     Raises:
-        IceprobeError: for an unknown strength.
+        IceprobeError: for an unknown strength, and, when it is called, for examples without random views.
     """
+    if not isinstance(preprocessing, Preprocessing):
+        return partial(_none, preprocessing.kind)
     return partial(_normalised, preprocessing, random_view(preprocessing, strength))
 
 
@@ -68,6 +72,10 @@ def view_generator(index: int, view: int) -> torch.Generator:
     """The generator of view ``view`` of the image at ``index`` in its split, in any process."""
     digest = hashlib.sha256(f"{index} {view}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def _none(kind: str, example: Any, generator: torch.Generator) -> Inputs:
+    raise IceprobeError(f"{plural(kind)} have no random views: leave views and augmentation out")
 
 
 def _normalised(

@@ -1,4 +1,4 @@
-"""Backbone: a frozen encoder with its preprocessing, images → tokens."""
+"""Backbone: a frozen encoder with its preprocessing, examples → tokens."""
 
 import copy
 import hashlib
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.backbones.attention import CaughtAttention
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, plural
 from iceprobe.backbones.layers import resolve_layers
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
+from iceprobe.datasets.base import Dataset
 from iceprobe.machine.products import FastLinear
 from iceprobe.tokens import HasTokenShape, JoinedShape, JoinedTokens, Tokens, TokenShape
 
@@ -34,7 +36,7 @@ class Backbone(HasTokenShape, nn.Module):
         spec: the spec string that loads it.
         name: short, for folders and tables.
         paradigm: how it was pre-trained; ``"unknown"`` if its name doesn't show it.
-        preprocessing: image → input of ``forward``.
+        preprocessing: example → input of ``forward``, and the kind of examples that it reads.
         assumed: assumptions about its weights or preprocessing, a line each: logged when it is
             loaded, kept in the store and in every result (docs/assumptions.md).
         pooled_class: whether the model was trained on the output of a learned pooler rather than
@@ -49,7 +51,7 @@ class Backbone(HasTokenShape, nn.Module):
     def __init__(
         self,
         reader: nn.Module,
-        preprocessing: Preprocessing,
+        preprocessing: ExamplePreprocessing,
         *,
         spec: str,
         name: str,
@@ -60,14 +62,15 @@ class Backbone(HasTokenShape, nn.Module):
     ):
         """
         Args:
-            reader: ``(B, C, S, S)`` → ``Tokens``; a ``LayerReader`` if it has a choice of layers.
+            reader: a batch as ``preprocessing`` makes it, ``(B, C, S, S)`` of images → ``Tokens``; a
+                ``LayerReader`` if it has a choice of layers.
             settings: what else determines the tokens (architecture, norm, …) besides weights,
                 preprocessing and layer, as JSON values; part of the identity.
             borrowed: whether the module is in use elsewhere, so that its training mode and
                 ``requires_grad`` flags must not change.
 
         Raises:
-            IceprobeError: if the reader doesn't make tokens of images of this preprocessing.
+            IceprobeError: if the reader doesn't make tokens of examples of this preprocessing.
         """
         super().__init__()
         self.reader = reader
@@ -81,13 +84,13 @@ class Backbone(HasTokenShape, nn.Module):
             reader.eval().requires_grad_(False)
         self.layers = reader.layers if isinstance(reader, LayerReader) else (0,)
         self.depth = reader.depth if isinstance(reader, LayerReader) else None
-        self._shapes = tuple(tokens.shape for tokens in self._tokens_of_blank_image())
+        self._shapes = tuple(tokens.shape for tokens in self._tokens_of_blank())
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tokens:
-        """Tokens of normalised images ``(B, C, S, S)``, without gradient.
+    def forward(self, images: Inputs) -> Tokens:
+        """Tokens of normalised images ``(B, C, S, S)``, or of other examples, without gradient.
 
-        Images are cast to the dtype of the weights; they must be on the same device.
+        They are cast to the dtype of the weights, and must be on the same device.
 
         Raises:
             IceprobeError: if the backbone reads several layers.
@@ -96,7 +99,7 @@ class Backbone(HasTokenShape, nn.Module):
         return self.forward_layers(images)[0]
 
     @torch.no_grad()
-    def forward_layers(self, images: Tensor) -> list[Tokens]:
+    def forward_layers(self, images: Inputs) -> list[Tokens]:
         """Tokens of each of ``layers`` from one forward pass; otherwise as :meth:`forward`."""
         images = images.to(self._like.dtype)
         with _evaluating(self.reader), FastLinear():
@@ -171,7 +174,7 @@ class Backbone(HasTokenShape, nn.Module):
         other.layers = resolved
         text = ",".join(map(str, resolved))
         other.spec = str(replace(spec, options={**spec.options, "layer": text}))
-        other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank_image())
+        other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank())
         return other
 
     def _single(self, layer: int, shape: TokenShape) -> "Backbone":
@@ -193,7 +196,7 @@ class Backbone(HasTokenShape, nn.Module):
         shapes = (replace(one, pooled_class=self.pooled_class) for one in self._shapes)
         return JoinedShape.of(dict(zip(self.layers, shapes, strict=True)), self.depth)
 
-    def joined(self, images: Tensor) -> JoinedTokens:
+    def joined(self, images: Inputs) -> JoinedTokens:
         """Tokens of all layers that it reads, from one forward pass."""
         return JoinedTokens.of(dict(zip(self.layers, self.forward_layers(images), strict=True)))
 
@@ -204,6 +207,32 @@ class Backbone(HasTokenShape, nn.Module):
                 "use forward_layers(images), or per_layer() for a backbone of each"
             )
         return self._shapes[0]
+
+    def check_reads(self, dataset: Dataset) -> None:
+        """Refuse a data set whose examples are of another kind than those that it reads.
+
+        Raises:
+            IceprobeError: naming both kinds.
+        """
+        read, held = plural(self.preprocessing.kind), plural(dataset.kind)
+        if read != held:
+            raise IceprobeError(
+                f"backbone {self.spec!r} reads {read}, and {dataset.spec} holds {held}: take a backbone of "
+                f"{held}, or data of {read}"
+            )
+
+    def of_images(self, what: str) -> Preprocessing:
+        """Its preprocessing, for what reads single images only: ``what``, ``"an adaptation"``.
+
+        Raises:
+            IceprobeError: if it reads other examples.
+        """
+        if not isinstance(self.preprocessing, Preprocessing):
+            raise IceprobeError(
+                f"{what} is of images, and backbone {self.spec!r} reads {plural(self.preprocessing.kind)}: "
+                "take a backbone of images, or iceprobe run"
+            )
+        return self.preprocessing
 
     def train(self, mode: bool = True) -> "Backbone":
         """Does nothing: a backbone is frozen."""
@@ -231,33 +260,36 @@ class Backbone(HasTokenShape, nn.Module):
         }
 
     def macs(self) -> int:
-        """Multiply-accumulates of one image's forward pass, counted in a real pass."""
+        """Multiply-accumulates of one blank example's forward pass, counted in a real pass."""
         with FlopCounterMode(display=False) as counter:
-            self.forward_layers(self._blank_image())
+            self.forward_layers(self._blank())
         return counter.get_total_flops() // 2
 
     @property
     def device(self) -> torch.device:
-        """The device of its weights, where images must be."""
+        """The device of its weights, where its inputs must be."""
         return self._like.device
 
     @property
     def _like(self) -> Tensor:
         return next(self.reader.parameters(), torch.empty(0))
 
-    def _blank_image(self) -> Tensor:
-        size = self.preprocessing.image_size
-        return torch.zeros(1, self.preprocessing.channels, size, size, device=self.device)
+    def _blank(self) -> Inputs:
+        return self.preprocessing.blank().to(self.device)
 
-    def _tokens_of_blank_image(self) -> list[Tokens]:
-        images = self._blank_image()
+    def _tokens_of_blank(self) -> list[Tokens]:
+        blank = self._blank()
         try:
-            return self.forward_layers(images)
+            return self.forward_layers(blank)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            size = "x".join(map(str, images.shape[1:]))
+            shape = blank.values.shape if isinstance(blank, Ragged) else blank.shape[1:]
+            size, kind = "x".join(map(str, shape)), self.preprocessing.kind
+            check = (
+                "image_size, mean and std" if kind == "image" else f"how {plural(kind)} are read"
+            )
             raise IceprobeError(
-                f"backbone {self.spec!r} failed on a blank {size} image "
-                f"({' '.join(str(error).split())}): check image_size, mean and std"
+                f"backbone {self.spec!r} failed on a blank {size} {kind} "
+                f"({' '.join(str(error).split())}): check {check}"
             ) from error
 
 

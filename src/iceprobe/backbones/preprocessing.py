@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
+from iceprobe.backbones.kinds import ExamplePreprocessing
 from iceprobe.backbones.options import ImageOptions
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import shown
 from iceprobe.datasets.pixels import plain
 
 LARGEST_RESIZED = 2**25  # pixels, 100 MB in RGB: 512 to 1 at a shorter side of 256
@@ -57,8 +57,8 @@ def other_crop(spec: str, own: str) -> str:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """The evaluation transform of a backbone.
+class Preprocessing(ExamplePreprocessing):
+    """The evaluation transform of a backbone of images.
 
     The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped. With
     the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
@@ -72,6 +72,8 @@ class Preprocessing:
         resize: ``"shorter"`` (that side is resized, the aspect is kept) or ``"squash"`` (both).
         order: of three channels, ``"RGB"`` or ``"BGR"``.
     """
+
+    kind: ClassVar[str] = "image"
 
     image_size: int
     mean: tuple[float, ...]
@@ -108,6 +110,15 @@ class Preprocessing:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise IceprobeError(f"{name}={value!r}: take one of {', '.join(choices)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, S, S)``."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def frame(self) -> "Preprocessing":
+        return self
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height after the resize, of an image of ``size`` (width, height)."""
@@ -193,17 +204,6 @@ class Preprocessing:
             for key, value in vars(self).items()
             if key not in ("resize", "order") or value != getattr(type(self), key)
         }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of :meth:`as_dict`."""
-        try:
-            return cls(**fields)
-        except (TypeError, ValueError) as error:
-            raise IceprobeError(
-                f"preprocessing {shown(dict(fields))} isn't one of this iceprobe: make the file that "
-                "it is in again"
-            ) from error
 
 
 def stated_transform(

@@ -55,11 +55,11 @@ class LayerReader(nn.Module):
         self.layers, self.norm, self.depth = layers, norm, depth
         self.pooled_class = has_pooler(model)
 
-    def forward_layers(self, images: Tensor) -> list[Tokens]:
-        """Tokens of images ``(B, C, S, S)``, one for each of ``layers``."""
+    def forward_layers(self, images: Any) -> list[Tokens]:
+        """Tokens of images ``(B, C, S, S)``, or of what the preprocessing makes, one for each of ``layers``."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Tokens:
+    def forward(self, images: Any) -> Tokens:
         """Tokens of images ``(B, C, S, S)``, for a reader of one layer."""
         (tokens,) = self.forward_layers(images)
         return tokens

@@ -189,7 +189,7 @@ def _memory_bytes(
     """
     manifest = manifests[0]
     settings, preprocessing = manifest.settings, backbone.preprocessing
-    image = 4 * preprocessing.channels * preprocessing.image_size**2
+    example = 4 * preprocessing.numbers
     decoded = 2 * workers if workers else decode_threads(device.type == "cuda") + 1
     stored = sum(
         shard_bytes(
@@ -203,10 +203,11 @@ def _memory_bytes(
     made = sum(4 * one.shape.longest * one.shape.dim for one in manifests)
     weights = [*backbone.parameters(), *backbone.buffers()] if device.type == "cpu" else []
     views = max(map(settings.views_of, manifest.splits))
-    in_flight = views * ((decoded + 1) * image + (WAITING + 2) * stored) + made
+    in_flight = views * ((decoded + 1) * example + (WAITING + 2) * stored) + made
     pixel_bytes = max((one.masks + 4 * one.depths for one in manifest.splits.values()), default=0)
     # Of maps: the parts, then the whole.
-    maps = 2 * settings.shard_images * pixel_bytes * preprocessing.image_size**2
+    side = 0 if preprocessing.frame is None else preprocessing.frame.image_size
+    maps = 2 * settings.shard_images * pixel_bytes * side**2
     return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + maps
 
 
@@ -223,7 +224,8 @@ def _measure(
     if device.type == "cpu":
         settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
     if isinstance(dataset, int):
-        dataset = _noise(settings.batch_size, backbone.preprocessing.image_size)
+        preprocessing = backbone.of_images("a plan for a number of images")
+        dataset = _noise(settings.batch_size, preprocessing.image_size)
         manifest = _on_paper(backbone, settings.batch_size, settings)
     name = max(manifest.splits, key=lambda split: manifest.splits[split].images)
     record = manifest.splits[name]

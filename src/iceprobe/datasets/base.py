@@ -69,6 +69,7 @@ class Split(ABC):
             maps, these are the targets: the task is ``"depth"``, and labels are zeros.
         columns: further ones by name: groups, folds, slices.
         reading: options for decoding image files; ``None`` if images aren't files.
+        kind: what :meth:`example` gives: ``"image"``, or another of `iceprobe.backbones.kinds.KINDS`.
 
     Raises:
         IceprobeError: if targets aren't those of the ``task``, names, boxes or a column differ in
@@ -76,6 +77,7 @@ class Split(ABC):
     """
 
     reading: Reading | None = None
+    kind = "image"
 
     def __init__(
         self,
@@ -115,11 +117,15 @@ class Split(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """The decoded image in 8 bits per channel; threads may call this.
+        """The decoded image in 8 bits per channel, or a picture of another example; threads may call this.
 
         Raises:
             BadImage: if it can't be read; the message names the file.
         """
+
+    def example(self, index: int) -> Any:
+        """What the backbone's preprocessing reads; of :attr:`kind`. Otherwise as :meth:`image`."""
+        return self.image(index)
 
     def source(self, index: int) -> Path | IO[bytes]:
         """The file that :meth:`image` decodes, or its bytes; only for splits with a ``reading``."""
@@ -300,6 +306,11 @@ class Dataset:
     def task(self) -> str:
         """Name of the task of its targets."""
         return next((split.task for split in self.splits.values()), "classification")
+
+    @property
+    def kind(self) -> str:
+        """What its examples are (`Split.kind`)."""
+        return next((split.kind for split in self.splits.values()), "image")
 
     def groups(self, split: str, column: str | None = None) -> np.ndarray | None:
         """Which examples of a split aren't independent, ``(n,)``: those of one group have equal codes.

@@ -82,13 +82,13 @@ class Seen:
     turn: int = 1
 
 
-def seen(image: Image.Image) -> Seen:
-    """What :func:`finished` did to an image; nothing if it wasn't called."""
-    return image.info.get(_SEEN, Seen())
+def seen(image: Any) -> Seen:
+    """What was done to an image or another example with an ``info``; nothing if nobody noted it."""
+    return getattr(image, "info", {}).get(_SEEN, Seen())
 
 
-def note(image: Image.Image, notes: Seen) -> None:
-    """Let :func:`seen` return ``notes`` for an image."""
+def note(image: Any, notes: Seen) -> None:
+    """Let :func:`seen` return ``notes`` for an image or another example."""
     image.info[_SEEN] = notes
 
 

@@ -70,7 +70,7 @@ class ExportedProbe(nn.Module):
     @property
     def preprocessing(self) -> Preprocessing:
         """``preprocessing.transform(image)`` is an input of ``forward``, ``(C, S, S)``."""
-        return self.backbone.preprocessing
+        return self.backbone.of_images("an exported probe")
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``."""

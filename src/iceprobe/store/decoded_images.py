@@ -1,18 +1,20 @@
-"""Rows of a split → images as the backbone sees them, decoded ahead of the forward pass.
+"""Rows of a split → examples as the backbone sees them, decoded ahead of the forward pass.
 
-An image is decoded once for all of its views, in a thread (``workers=0``) or in a process.
+An example is decoded once for all of its views, in a thread (``workers=0``) or in a process.
 """
 
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
@@ -26,19 +28,19 @@ if TYPE_CHECKING:
 
 
 class ImageDecoder:
-    """Rows of a split → images as the backbone sees them; picklable.
+    """Rows of a split → examples as the backbone sees them; picklable.
 
     Args:
         splits: by name.
         preprocessing: of the backbone.
         settings: of the extraction.
-        pin: whether images are pinned, in threads only.
+        pin: whether inputs are pinned, in threads only.
     """
 
     def __init__(
         self,
         splits: Mapping[str, Split],
-        preprocessing: "Preprocessing",
+        preprocessing: ExamplePreprocessing,
         settings: ExtractionSettings,
         pin: bool,
     ):
@@ -48,47 +50,45 @@ class ImageDecoder:
 
     def __getitem__(self, work: Work) -> Decoded:
         split, preprocessing = self.splits[work.split], self.preprocessing
-        side = preprocessing.image_size
-        images = torch.empty(
-            work.views, len(work.rows), preprocessing.channels, side, side, pin_memory=self.pin
-        )
+        inputs = _Filled(preprocessing.shape, work.views, len(work.rows), self.pin)
+        frame: Preprocessing | None = (
+            preprocessing.frame
+        )  # boxes, masks and depth maps are of images
+        size = (len(work.rows), *((0, 0) if frame is None else (frame.image_size,) * 2))
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
-        masks = np.zeros((len(work.rows), side, side), np.uint8) if split.masks else None
-        depths = np.full((len(work.rows), side, side), np.nan, np.float32) if split.depths else None
-        pixels = images.numpy()
+        masks = np.zeros(size, np.uint8) if split.masks else None
+        depths = np.full(size, np.nan, np.float32) if split.depths else None
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
         done: list[Seen] = []
         for row in work.rows.tolist():
             note_row(row)
             try:
-                image = split.image(row)
-                mask = _mask(split, row, image) if masks is not None else None
-                depth = _depth(split, row, image)
-                pixels[0, len(rows)] = preprocessing.transform(image).numpy()
+                example = split.example(row)
+                mask = _mask(split, row, example) if masks is not None else None
+                depth = _depth(split, row, example) if depths is not None else None
+                inputs.put(0, len(rows), preprocessing.transform(example))
             except BadImage as error:
                 bad.append((row, str(error)))
                 continue
             except (IceprobeError, MemoryError) as error:
-                size = f"{image.width} x {image.height} pixels, mode {image.mode}"
-                why = f"can't be made ready ({size}: {one_line(error)})"
-                bad.append((row, f"image {split.names[row]!r} {why}"))
+                why = f"can't be made ready ({_described(example)}{one_line(error)})"
+                bad.append((row, f"{split.kind} {split.names[row]!r} {why}"))
                 continue
-            done.append(seen(image) if depth is None else _both(seen(image), seen(depth)))
+            done.append(seen(example) if depth is None else _both(seen(example), seen(depth)))
             for view in range(1, work.views):
-                made = self.augment(image, view_generator(row, view))
-                pixels[view, len(rows)] = made.numpy()
-            if split.boxes is not None and boxes is not None:
-                box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, image.size)
-                boxes[len(rows)] = preprocessing.transform_boxes(box, image.size)[0]
-            if masks is not None and mask is not None:
-                masks[len(rows)] = _placed(preprocessing, mask.convert("L")) > 127
-            if depths is not None and depth is not None:
-                depths[len(rows)] = _placed(preprocessing, depth)
+                inputs.put(view, len(rows), self.augment(example, view_generator(row, view)))
+            if split.boxes is not None and boxes is not None and frame is not None:
+                box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, example.size)
+                boxes[len(rows)] = frame.transform_boxes(box, example.size)[0]
+            if masks is not None and mask is not None and frame is not None:
+                masks[len(rows)] = _placed(frame, mask.convert("L")) > 127
+            if depths is not None and depth is not None and frame is not None:
+                depths[len(rows)] = _placed(frame, depth)
             rows.append(row)
         good = len(rows)
         return Decoded(
-            images[:, :good],
+            inputs.first(good),
             np.array(rows, np.int64),
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],
@@ -96,6 +96,38 @@ class ImageDecoder:
             bad,
             done,
         )
+
+
+class _Filled:
+    """The inputs of a batch: one tensor that is filled where they are alike, else a list a view.
+
+    Args:
+        shape: of an input; ``None`` where they differ in their length.
+        views: of each example.
+        most: examples that may come.
+        pin: whether they are pinned.
+    """
+
+    def __init__(self, shape: tuple[int, ...] | None, views: int, most: int, pin: bool):
+        self._pin = pin
+        self._together = torch.empty(views, most, *(shape or (0,)), pin_memory=pin)
+        self._array = self._together.numpy()
+        self._apart: list[list[Ragged]] | None = None if shape else [[] for _ in range(views)]
+
+    def put(self, view: int, place: int, made: Inputs) -> None:
+        """The input at ``place``; those of a view come in order."""
+        if isinstance(made, Ragged):
+            assert self._apart is not None
+            self._apart[view].append(made)
+        else:
+            self._array[view, place] = made.numpy()
+
+    def first(self, count: int) -> Tensor | list[Ragged]:
+        """The first ``count`` inputs of each view; of those that differ in length, views with any."""
+        if self._apart is None:
+            return self._together[:, :count]
+        views = [Ragged.together(view) for view in self._apart if view]
+        return [view.pin_memory() for view in views] if self._pin else views
 
 
 def decoded_images(
@@ -117,6 +149,13 @@ def decoded_images(
 def decode_threads(gpu: bool) -> int:
     """Threads that decode: only two if the forward pass needs the CPU itself."""
     return min(8 if gpu else 2, os.cpu_count() or 1)
+
+
+def _described(example: Any) -> str:
+    """The size of a picture, for a message."""
+    if not isinstance(example, Image.Image):
+        return ""
+    return f"{example.width} x {example.height} pixels, mode {example.mode}: "
 
 
 def _mask(split: Split, row: int, image: Image.Image) -> Image.Image | None:

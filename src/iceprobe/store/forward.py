@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from iceprobe.backbones.kinds import Inputs
 from iceprobe.core.errors import IceprobeError
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
@@ -32,7 +33,7 @@ def autocast(device: torch.device, name: str) -> torch.autocast:
 
 
 def forward(
-    backbone: "Backbone", images: Tensor, device: torch.device, settings: ExtractionSettings
+    backbone: "Backbone", images: Inputs, device: torch.device, settings: ExtractionSettings
 ) -> list[dict[str, Tensor]]:
     """Tensors of each layer as they are stored, by name, and `FLAGS`.
 
@@ -41,7 +42,7 @@ def forward(
 
     Args:
         backbone: on ``device``.
-        images: ``(b, C, S, S)``, normalised.
+        images: ``(b, C, S, S)``, normalised, or other examples as the backbone reads them.
         device: of the forward pass.
         settings: of the extraction.
 

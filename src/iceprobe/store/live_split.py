@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.augmentation import augmentation as make_augmentation
 from iceprobe.backbones.augmentation import view_generator
+from iceprobe.backbones.kinds import Inputs, batched
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
@@ -159,15 +160,15 @@ class _Maker:
     def _forward(self, split: str, indices: np.ndarray, views: np.ndarray) -> dict[str, Tensor]:
         source, preprocessing = self.dataset.splits[split], self.backbone.preprocessing
 
-        def decode(index: int, view: int) -> Tensor:
-            image = source.image(index)
-            self._files.note(image)
+        def decode(index: int, view: int) -> Inputs:
+            example = source.example(index)
+            self._files.note(example)
             if not view:
-                return preprocessing.transform(image)
-            return self._augment(image, view_generator(index, view))
+                return preprocessing.transform(example)
+            return self._augment(example, view_generator(index, view))
 
         try:
-            images = torch.stack(list(self._pool.map(decode, indices.tolist(), views.tolist())))
+            images = batched(list(self._pool.map(decode, indices.tolist(), views.tolist())))
         except BadImage as error:
             raise BadImage(f"{error} (a live fit reads all images: take it out)") from error
         settings = self.manifest.settings

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.datasets import pixels
 
@@ -87,8 +85,8 @@ class FirstSeen:
         self._record = record
         self._lock = threading.Lock()
 
-    def note(self, image: Image.Image) -> None:
-        """Note an image of the data set; threads may call this."""
+    def note(self, image: Any) -> None:
+        """Note an image, or another example, of the data set; threads may call this."""
         found, record = pixels.seen(image), self._record
         lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
         if found.largest is not None:

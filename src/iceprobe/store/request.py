@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iceprobe.backbones.kinds import plural
 from iceprobe.backbones.strengths import STRENGTHS
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -135,8 +136,15 @@ def describe(
         limit: at most so many images per split.
 
     Raises:
-        IceprobeError: if a split is missing or empty, or there are views but no training split.
+        IceprobeError: if the backbone can't read such examples, a split is missing or empty, or there are
+            views but no training split.
     """
+    backbone.check_reads(dataset)
+    if settings.augmentation is not None and backbone.preprocessing.kind != "image":
+        raise IceprobeError(
+            f"augmentation={settings.augmentation}: random views are of images, and backbone "
+            f"{backbone.spec!r} reads {plural(backbone.preprocessing.kind)}: leave it out"
+        )
     record = BackboneRecord.of(backbone)
     return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
 

@@ -1,10 +1,11 @@
-"""One forward pass: its rows of a split, and their decoded images."""
+"""One forward pass: its rows of a split, and their decoded examples."""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
 
+from iceprobe.backbones.kinds import Ragged
 from iceprobe.datasets.pixels import Seen
 from iceprobe.store.format import ExtractionSettings
 
@@ -22,9 +23,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images as the backbone sees them, and their rows."""
+    """Examples as the backbone sees them, and their rows."""
 
-    images: Tensor  # (V, b, C, S, S) float32, the evaluation view first
+    # A batch a view, the evaluation view first: (V, b, …) float32, (V, b, C, S, S) of images.
+    images: Tensor | list[Ragged]
     rows: np.ndarray  # (b,)
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
     masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
@@ -33,7 +35,9 @@ class Decoded:
     seen: list[Seen] = field(default_factory=list)  # what was done to each of the others
 
     def pin_memory(self) -> "Decoded":
-        return replace(self, images=self.images.pin_memory())
+        if isinstance(self.images, Tensor):
+            return replace(self, images=self.images.pin_memory())
+        return replace(self, images=[view.pin_memory() for view in self.images])
 
 
 def plan_work(
