@@ -26,7 +26,7 @@ Piece = tuple[Tensor, Tensor | None]  # tokens (b, N, D) and which of them are s
 T = TypeVar("T")
 
 PIECE_BYTES = 2**28  # of a piece's tokens in float32 at most, unless one example has more
-PADDED = 1.15  # rows of a piece for each token at most
+PADDED = 1.1  # rows of a piece for each token at most
 SMALL = 2**12  # rows of a piece that may have more padding: fewer take a product's overhead
 
 

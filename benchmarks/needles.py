@@ -1,0 +1,112 @@
+"""Needles in bags: what probes read where k of N tokens carry the class, from N = 10 to 10,000.
+
+    python -m benchmarks.needles [--replicates 3] [--out benchmarks/needles.json] [--picture docs/needles.svg]
+
+A bag has N tokens of 32 independent standard normal numbers. k = 3 of them, at places drawn at random, are the
+bag's needles: each gets the direction of the bag's class, one of five orthogonal ones, times 5. 1,000 bags learn
+and 1,000 others test; learning rates are selected on held-out bags. The truth is known, so that beside the
+accuracy stands how often attention finds the needles: of the k tokens of most attention (the mean over a
+probe's maps), the share that are needles, over test bags and replicates.
+
+What no probe can beat: a classifier that knows the directions and takes the three tokens that lie farthest
+along one of them, ``knowing``; and chance, a fifth.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import iceprobe
+
+DIM, CLASSES, NEEDLES, STRENGTH, BAGS = 32, 5, 3, 5.0, 1_000
+SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000)
+PROBES = ["linear?input=mean", "max", "abmilp", "abmilp?gated=true", "ep8"]
+
+
+def bags(seed: int, size: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens ``(n, N, D)`` float16, classes ``(n,)`` and places of the needles ``(n, k)``."""
+    rng = np.random.default_rng((seed, size))
+    targets = np.arange(count) % CLASSES
+    tokens = np.empty((count, size, DIM), np.float16)
+    places = np.stack([rng.permutation(size)[:NEEDLES] for _ in range(count)])
+    for row in range(count):
+        tokens[row] = rng.standard_normal((size, DIM), np.float32)
+        tokens[row, places[row], targets[row]] += STRENGTH
+    return tokens, targets, places
+
+
+def knowing(tokens: np.ndarray) -> np.ndarray:
+    """The class in whose direction the k farthest tokens lie, ``(n,)``."""
+    along = np.partition(tokens[..., :CLASSES].astype(np.float32), -NEEDLES, 1)[:, -NEEDLES:]
+    return along.sum(1).argmax(1)
+
+
+def found(probe: torch.nn.Module, tokens: np.ndarray, places: np.ndarray) -> float:
+    """Of the k tokens of most attention, the share that are needles, over bags."""
+    shares = []
+    for start in range(0, len(tokens), 50):
+        part = torch.from_numpy(tokens[start : start + 50]).float()
+        with torch.no_grad():
+            top = probe.attention(part).mean(1).topk(NEEDLES, -1).indices.numpy()
+        own = places[start : start + 50]
+        shares += [len(np.intersect1d(a, b)) / NEEDLES for a, b in zip(top, own, strict=True)]
+    return float(np.mean(shares))
+
+
+def row(size: int, replicates: int, probes: Sequence[str]) -> dict[str, object]:
+    """Figures of one bag size."""
+    train, test = bags(0, size, BAGS), bags(1, size, BAGS)
+    store = iceprobe.from_tokens({"train": train[:2], "test": test[:2]})
+    with tempfile.TemporaryDirectory() as folder:
+        results = iceprobe.fit(
+            store,
+            probes,
+            replicates=replicates,
+            output=Path(folder) / "run",
+            learning_rates=[1e-3, 3e-3, 1e-2],
+            epochs=40,
+            progress=False,
+        )
+        figures: dict[str, object] = {
+            "tokens": size,
+            "knowing": float((knowing(test[0]) == test[1]).mean()),
+        }
+        for result in results:
+            one = {
+                "accuracy": result.score.mean,
+                "low": result.score.interval[0],
+                "high": result.score.interval[1],
+            }
+            if result.probes and result.probes[0].pooling.num_predictors:
+                one["precision"] = float(np.mean([found(p, *test[::2]) for p in result.probes]))
+            figures[result.label] = one
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--replicates", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for size in args.sizes:
+        rows.append(row(size, args.replicates, PROBES))
+        print(json.dumps(rows[-1]), flush=True)
+        if args.out is not None:
+            content = {
+                "replicates": args.replicates,
+                "bags": BAGS,
+                "needles": NEEDLES,
+                "rows": rows,
+            }
+            args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
