@@ -38,6 +38,8 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
                 _show(probe_label(spec), equation, dim, num_classes, (rows, columns))
         below(entry.source)
         below(f"keys: {', '.join(entry.options)}")
+        if entry.one_length:
+            below(f"of examples with one number of tokens only: {entry.one_length}")
         if entry.solver:
             below(f"solved for its optimum, for {' and '.join(entry.tasks)}")
         elif entry.target is not None:

@@ -209,9 +209,8 @@ class Probe(nn.Module):
         if not self.read.of_tokens or all(one.mask is None for one, _ in named):
             return selected, None
         masks = [_mask_of(one, part) for (one, _), part in zip(named, parts, strict=True)]
-        return selected, torch.cat(masks, 1) if more else masks[
-            0
-        ]  # layers are of the same examples
+        # Side by side in width, layers are of the same examples.
+        return selected, torch.cat(masks, 1) if more else masks[0]
 
     def _part(self, tokens: Tokens, name: str) -> Tensor:
         """What the input ``name`` of one layer is, ``(B, N', D)``."""
