@@ -135,6 +135,52 @@ def test_delf_starts_as_dolgs_convolutions_do():
     assert pooling.conv.bias.abs().max() <= 768**-0.5
 
 
+def test_gated_attention_is_that_of_its_authors():
+    """Ilse et al., equation 9, by torch's layers: tanh and sigmoid branches, one score, a softmax."""
+    pooling, tokens = pooling_of("abmilp?gated=true&hidden=16"), tokens_of().requires_grad_()
+    tanh, gate = (
+        nn.Sequential(nn.Linear(D, 16), nn.Tanh()),
+        nn.Sequential(nn.Linear(D, 16), nn.Sigmoid()),
+    )
+    score = nn.Linear(16, 1)
+    for theirs, ours in ((tanh[0], "hidden"), (gate[0], "gate"), (score, "scorer")):
+        theirs.double().load_state_dict(pooling.get_submodule(ours).state_dict())
+    weights = score(tanh(tokens) * gate(tokens)).transpose(1, 2).softmax(-1)
+    torch.testing.assert_close(pooling.attention(tokens), weights, rtol=0, atol=1e-12)
+    same(pooling(tokens), torch.bmm(weights, tokens)[:, 0], [tokens])
+    plain = pooling_of("abmilp?hidden=16")
+    assert (plain.attention(tokens) - weights).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("option", ["gated=true", "hidden=16"])
+def test_a_single_map_has_no_hidden_layer(option):
+    with pytest.raises(IceprobeError, match=f"without the hidden layer of {option}: leave one"):
+        build_pooling(f"abmilp?depth=1&{option}", D)
+
+
+def test_dsmil_can_learn_the_published_output():
+    """One critical instance a class: ½(highest score + bag score), the bag's by the authors' convolution."""
+    classes = 3
+    probe = build("dsmil3?batch_norm=false&attn_dim=8", D, classes).double()
+    pooling, tokens = probe.pooling, tokens_of().requires_grad_()
+    fcc = nn.Conv1d(classes, classes, kernel_size=D).double()
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter.normal_(std=0.3)
+        half = torch.cat([fcc.weight.flatten(1), torch.eye(classes)], 1) / 2
+        probe.classifier.weight.copy_(half)
+        probe.classifier.bias.copy_(fcc.bias / 2)
+    outputs = []
+    for feats in tokens:
+        scores = pooling.instance(feats)  # (N, C)
+        _, order = torch.sort(scores, 0, descending=True)
+        q, q_max = pooling.q(feats), pooling.q(feats[order[0]])
+        attention = F.softmax(q @ q_max.T / q.shape[1] ** 0.5, 0)
+        bag = fcc((attention.T @ feats)[None]).view(-1)
+        outputs.append((scores.max(0).values + bag) / 2)
+    same(probe(tokens), torch.stack(outputs), [tokens, *pooling.parameters()])
+
+
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_slot_attention_goes_through_torch_gru_and_softmax(iterations):
     pooling, tokens = pooling_of(f"slot5?iterations={iterations}"), tokens_of().requires_grad_()
@@ -226,6 +272,7 @@ def test_cbam_of_a_narrow_backbone_keeps_a_hidden_unit():
         ("delf", "scores come from a ReLU"),
         ("cbam", "gates come from"),
         ("slot", "every image changes"),
+        ("dsmil", "its queries are tokens"),
     ],
 )
 def test_absorbing_is_refused_with_the_reason(spec, reason):

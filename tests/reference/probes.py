@@ -67,8 +67,29 @@ def abmilp(tokens: Tensor, p: Parameters) -> Output:
     hidden = tokens
     if "hidden.weight" in p:
         hidden = torch.tanh(tokens @ p["hidden.weight"].T + p["hidden.bias"])
+    if "gate.weight" in p:
+        hidden = hidden / (1 + (-(tokens @ p["gate.weight"].T) - p["gate.bias"]).exp())
     weights = softmax((hidden @ p["scorer.weight"].T + p["scorer.bias"]).transpose(1, 2))
     return (weights[:, 0, :, None] * tokens).sum(1), weights
+
+
+def dsmil(tokens: Tensor, p: Parameters) -> Output:
+    """Every token's query is formed; example by example, critical instance by critical instance."""
+    outputs, maps = [], []
+    for x in tokens:
+        q = x @ p["q.weight"].T + p["q.bias"]
+        bags, highest, attention, chosen = [], [], [], []
+        for w, b in zip(p["instance.weight"], p["instance.bias"], strict=True):
+            c = x @ w + b
+            critical = max(range(len(x)), key=lambda n, c=c: float(c[n].detach()))
+            a = softmax(q @ q[critical] / math.sqrt(q.shape[1]))
+            bags.append((a[:, None] * x).sum(0))
+            highest.append(c[critical])
+            attention.append(a)
+            chosen.append(torch.eye(len(x)).to(x)[critical])
+        outputs.append(torch.cat([*bags, torch.stack(highest)]))
+        maps.append(torch.stack(attention + chosen))
+    return torch.stack(outputs), torch.stack(maps)
 
 
 def softmax(scores: Tensor) -> Tensor:

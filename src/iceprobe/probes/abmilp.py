@@ -2,8 +2,12 @@
 
     a = softmax_N(w₂ᵀ tanh(W₁ X + b₁) + b₂)      y = Xᵀ a
 
-One predictor; the values are the tokens themselves. ``depth=1`` scores by a single linear map, wᵀX
-+ b. ``self_attention=True`` scores and pools the output of a self-attention over the tokens (one
+One predictor; the values are the tokens themselves. ``gated=True`` multiplies what the tanh gives by a gate,
+
+    a = softmax_N(w₂ᵀ (tanh(W₁ X + b₁) ⊙ σ(W_g X + b_g)) + b₂)
+
+since a tanh alone is nearly linear around 0; L, the rows of W₁ and W_g, is D here and 128 there (``hidden=128``).
+``depth=1`` scores by a single linear map, wᵀX + b. ``self_attention=True`` scores and pools the output of a self-attention over the tokens (one
 head, qkv without bias, projection with bias). Przewięźlikowski et al., "Beyond [cls]: Exploring the
 True Potential of Masked Image Modeling Representations"; Ilse et al., "Attention-based Deep
 Multiple Instance Learning".
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.evidence import linear_evidence
 from iceprobe.probes.masks import only_scores
 from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, TokenStats
@@ -21,17 +26,33 @@ from iceprobe.probes.pooling import AttentivePooling, Pooling, QueryPooling, Tok
 TANH_UNIT = 0.1
 
 
-def abmilp(dim: int, depth: int = 2, self_attention: bool = False) -> Pooling:
+def abmilp(
+    dim: int,
+    depth: int = 2,
+    self_attention: bool = False,
+    gated: bool = False,
+    hidden: int | None = None,
+) -> Pooling:
     """ABMILP; a linear scorer on the tokens themselves is a query like any other.
 
     Args:
         dim: D, width of the tokens and of the descriptor.
         depth: 2 for Linear–tanh–Linear scores, 1 for a single Linear.
         self_attention: one-head self-attention before scoring and pooling.
+        gated: a gate on the hidden layer.
+        hidden: L, width of the hidden layer, by default D.
+
+    Raises:
+        IceprobeError: if a hidden layer is asked for that depth 1 doesn't have.
     """
+    if depth == 1 and (gated or hidden):
+        raise IceprobeError(
+            f"abmilp: depth=1 scores by a single map, without the hidden layer of "
+            f"{'gated=true' if gated else f'hidden={hidden}'}: leave one of the two out"
+        )
     if depth == 1 and not self_attention:
         return LinearABMILP(dim)
-    return ABMILP(dim, depth, self_attention)
+    return ABMILP(dim, depth, self_attention, gated, hidden)
 
 
 class LinearABMILP(QueryPooling):
@@ -66,17 +87,26 @@ class ABMILP(AttentivePooling):
     refusal = "its values are the tokens and its scorer is no query over keys"
     linear_in_tokens = additive = True
 
-    def __init__(self, dim: int, depth: int = 2, self_attention: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        depth: int = 2,
+        self_attention: bool = False,
+        gated: bool = False,
+        hidden: int | None = None,
+    ):
         super().__init__()
         self.out_dim = dim
+        width = hidden or dim
         self.mix = SelfAttention(dim) if self_attention else None
-        self.hidden = nn.Linear(dim, dim) if depth == 2 else None
-        self.scorer = nn.Linear(dim, 1)
-        first = "scorer" if self.hidden is None else "hidden"
-        self.token_maps = (first,) if self.mix is None else ("mix.qkv",)
+        self.hidden = nn.Linear(dim, width) if depth == 2 else None
+        self.scorer = nn.Linear(width, 1)
+        self.gate = nn.Linear(dim, width) if gated else None
+        first = ("scorer",) if self.hidden is None else ("hidden",) + ("gate",) * gated
+        self.token_maps = first if self.mix is None else ("mix.qkv",)
         self.own_values = self.mix is None
-        if self.token_maps == ("hidden",):
-            self.units = {"hidden.weight": TANH_UNIT}
+        if self.mix is None and self.hidden is not None:
+            self.units = {f"{name}.weight": TANH_UNIT for name in first}
 
     def prepare(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         tokens = super().prepare(tokens, mask)
@@ -84,6 +114,8 @@ class ABMILP(AttentivePooling):
 
     def scores(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         hidden = tokens if self.hidden is None else torch.tanh(self.hidden(tokens))
+        if self.gate is not None:
+            hidden = hidden * torch.sigmoid(self.gate(tokens))
         return self.scorer(hidden).mT
 
     def values(self, pooled: Tensor) -> Tensor:
@@ -110,8 +142,9 @@ class ABMILP(AttentivePooling):
     def macs(self, num_tokens: int) -> int:
         n, d = num_tokens, self.out_dim
         mix = 0 if self.mix is None else 4 * n * d * d + 2 * n * n * d
-        hidden = 0 if self.hidden is None else n * d * d
-        return mix + hidden + 2 * n * d
+        maps = [layer for layer in (self.hidden, self.gate) if layer is not None]
+        hidden = n * sum(layer.weight.numel() for layer in maps)
+        return mix + hidden + n * self.scorer.in_features + n * d
 
 
 class SelfAttention(nn.Module):

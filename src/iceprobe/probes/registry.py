@@ -397,18 +397,32 @@ PROBES: Registry[ProbeEntry] = Registry(
             "iceprobe.probes.abmilp:abmilp",
             "attention-based multiple-instance learning: a small network scores each token",
             equation="a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
-            source="Przewięźlikowski et al., Beyond [cls]",
+            source="Przewięźlikowski et al., Beyond [cls]; Ilse et al., Attention-based Deep Multiple "
+            "Instance Learning",
             learning_rates=_MIDDLE_RATES,
             options={
                 "depth": Option(lambda text: int(one_of("1", "2")(text)), "2"),
                 "self_attention": Option(boolean, "false"),
+                "gated": Option(boolean, "false"),
+                "hidden": _OUT_DIM,
                 **_ATTENTIVE,
             },
             variants={
                 "abmilp?depth=1": "a = softmax_N(wᵀX), y = X a",
+                "abmilp?gated=true&hidden=128": "a = softmax_N(w₂ᵀ(tanh(W₁X) ⊙ σ(W_g X))), y = X a, "
+                "W₁ and W_g of 128 rows: Ilse et al.'s gated attention",
                 "abmilp?self_attention=true": "X ← SelfAttention(X), "
                 "a = softmax_N(w₂ᵀ tanh(W₁X)), y = X a",
             },
+        ),
+        "dsmil": ProbeEntry(
+            "iceprobe.probes.dsmil:DSMIL",
+            "dual-stream multiple-instance learning: attention to the highest-scored token, and its score",
+            equation="c_j = X w_j, m_j = argmax_n c_nj, a_j = softmax_N(X W_QᵀW_Q x_{m_j}/√A), "
+            "y = [Xᵀa_1 … Xᵀa_M, max c_1 … max c_M]; the publication has M = C",
+            source="Li et al., Dual-stream Multiple Instance Learning Network",
+            learning_rates=_MIDDLE_RATES,
+            **_numbered("queries", 1, _ATTENTIVE, attn_dim=Option(_positive, "128")),
         ),
         "block": ProbeEntry(
             "iceprobe.probes.block:Block",

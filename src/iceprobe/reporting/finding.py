@@ -28,7 +28,7 @@ _NAMES = {
     "knn": "k-NN", "linear": "linear", "mean_value": "mean + Wᵥ", "slot": "slots",
     "ep": "EP", "mhca": "MHCA", "aim": "AIM", "abmilp": "AbMILP", "cbam": "CBAM", "delf": "DELF",
     "simpool": "SimPool", "clip": "CLIP", "siglip": "SigLIP", "vjepa": "V-JEPA", "cait": "CaiT",
-    "cae": "CAE", "coca": "CoCa", "capi": "CAPI",
+    "cae": "CAE", "coca": "CoCa", "capi": "CAPI", "dsmil": "DSMIL",
     "lora": "LoRA", "bitfit": "BitFit", "layernorm": "LayerNorm", "full": "fine-tuned",
 }  # fmt: skip
 
