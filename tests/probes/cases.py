@@ -99,6 +99,14 @@ CASES = [
         number=(0, 769_000),
     ),
     Case(
+        "max",
+        reference.max_pool,
+        parameters=lambda d: 0,
+        macs=lambda d, n: 0,
+        published="max",
+        number=(0, 769_000),
+    ),
+    Case(
         "mean_value",
         reference.mean_value,
         parameters=lambda d: d * d,

@@ -18,6 +18,12 @@ def linear(tokens: Tensor, p: Parameters) -> Output:
     return tokens.sum(1) / tokens.shape[1], None
 
 
+def max_pool(tokens: Tensor, p: Parameters) -> Output:
+    return torch.stack(
+        [torch.stack([one[:, d].max() for d in range(one.shape[1])]) for one in tokens]
+    ), None
+
+
 def mean_value(tokens: Tensor, p: Parameters) -> Output:
     return (tokens @ p["value.weight"].T).sum(1) / tokens.shape[1], None
 

@@ -348,6 +348,13 @@ PROBES: Registry[ProbeEntry] = Registry(
             solver=("alpha",),
             tasks=("regression",),
         ),
+        "max": ProbeEntry(
+            "iceprobe.probes.max_pool:MaxPool",
+            "of every channel the largest value over the patches: nothing to learn before the classifier",
+            equation="y_d = max_n x_nd",
+            source="Wang et al., Revisiting Multiple Instance Neural Networks",
+            options=_ATTENTIVE,
+        ),
         "mean_value": ProbeEntry(
             "iceprobe.probes.mean_value:MeanValue",
             "mean of patches through W_V: efficient probing without attention",

@@ -17,7 +17,7 @@ from iceprobe.tasks.metrics import Metric
 
 LINEAR = "linear"
 #: Probes that don't train how they aggregate.
-PLAIN = ("knn", LINEAR, "logreg", "ridge", "mean_value")
+PLAIN = ("knn", LINEAR, "logreg", "ridge", "max", "mean_value")
 #: What is missing → the spec to add.
 REMEDIES = {"linear probe": "linear?input=mean", "k-NN": "knn", "attentive probe": "ep32"}
 
