@@ -26,6 +26,7 @@ ROOMS = (
     "store",
     "probes",
     "results",
+    "measures",
     "protocols",
     "neighbours",
     "fitting",

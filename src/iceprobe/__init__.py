@@ -12,7 +12,7 @@ from iceprobe.core.lazy import lazy
 from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
-    from iceprobe import probes, settings
+    from iceprobe import measures, probes, settings
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.exporting import export, load_probe
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         fit,
         from_tokens,
         live,
+        measure,
         plan,
         plan_fit,
         probe,
@@ -43,7 +44,7 @@ logging.getLogger("iceprobe").addFilter(spelled)
 
 # Submodule → public names; "" holds the names that are submodules themselves.
 _NAMES = {
-    "": ["dense", "probes", "settings"],
+    "": ["dense", "measures", "probes", "settings"],
     "adaptation": ["adapt"],
     "analysis": ["analyze"],
     "backbones": ["Backbone", "load_backbone"],
@@ -52,6 +53,7 @@ _NAMES = {
     "exporting": ["export", "load_probe"],
     "fitting": ["fit", "probe", "test"],
     "dense": ["segment"],
+    "measures": ["measure"],
     "neighbours": ["knn"],
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "frame", "read_results", "records"],
@@ -85,6 +87,8 @@ __all__ = [
     "load_backbone",
     "load_dataset",
     "load_probe",
+    "measure",
+    "measures",
     "plan",
     "plan_fit",
     "probe",

@@ -484,6 +484,41 @@ class Analysis(Settings):
     device: Annotated[Device | None, _DEVICE] = None
 
 
+class Measuring(Settings):
+    """What is measured of stores without labels: ``iceprobe.measure``."""
+
+    measures: Annotated[
+        list[str] | None,
+        Option(
+            "A measure; repeat for more (all that the stores allow; iceprobe ls measures).",
+            WHAT,
+            flag="--measure",
+        ),
+    ] = None
+    input: Annotated[
+        str | None,
+        Option("class, mean, pooled, class+mean …, or patches (what linear probes read).", WHAT),
+    ] = None
+    split: Annotated[str, Option("The split to measure (train).", WHAT)] = "train"
+    limit: Annotated[
+        From2 | None, Option("Take only this many examples, drawn by a seed.", WHAT)
+    ] = None
+    tokens_per_example: Annotated[
+        From1, Option("Patch tokens to take of an example, drawn by a seed (16).")
+    ] = 16
+    pairs: Annotated[
+        Count, Option("Most pairs of uniformity, above which vectors are drawn by a seed (20M).")
+    ] = 20_000_000
+    run_seed: Annotated[From0, Option("Of those draws (0).", None)] = 0
+    batch_size: Annotated[From1, Option("Examples per block (1024).", None)] = 1024
+
+
+class MeasureCall(Measuring):
+    """All that ``iceprobe.measure`` takes besides stores."""
+
+    progress: Annotated[Any, Option("As in fit.", None)] = None
+
+
 class AnalyzeCall(Analysis, Folder):
     """All that ``iceprobe.analyze`` takes besides results."""
 
@@ -652,6 +687,18 @@ class OtherSetRun(OtherSet):
     """``iceprobe test``."""
 
     data: Annotated[Specs, _DATA]
+
+
+class MeasureRun(Measuring):
+    """``iceprobe measure``."""
+
+    output: Annotated[
+        Path | None, Option("Write what was measured to a .json or .csv file.", WHERE)
+    ] = None
+    figure: Annotated[
+        Path | None,
+        Option("Draw what probes scored against each measure: .svg, .pdf or .png.", FIGURE),
+    ] = None
 
 
 class AnalyzeRun(Analysis):

@@ -15,6 +15,7 @@ from iceprobe.analysis.schema import Analysis as ProbeAnalysis
 from iceprobe.backbones import Backbone
 from iceprobe.cost import FitPlan, Plan
 from iceprobe.datasets.base import Data
+from iceprobe.measures.schema import Measured
 from iceprobe.results import Result
 from iceprobe.results.dense import Dense
 from iceprobe.settings import (
@@ -30,6 +31,8 @@ from iceprobe.settings import (
     Fitting,
     GivenTokens,
     Live,
+    MeasureCall,
+    Measuring,
     OtherSet,
     OtherSetCall,
     Segmentation,
@@ -117,6 +120,13 @@ class Analyze(_Function[P]):
     ) -> list[ProbeAnalysis]: ...  # fmt: skip
 
 
+class MeasureStores(_Function[P]):
+    def __call__(
+        self, stores: Store | Place | Sequence[Store | Place], settings: Measuring | None = None,
+        *args: P.args, **options: P.kwargs,
+    ) -> list[Measured]: ...  # fmt: skip
+
+
 class ReadOther(_Function[P]):
     def __call__(
         self, run: Sequence[Result] | Place, dataset: Data | Store | Path,
@@ -134,6 +144,7 @@ plan_fit = PlanFit(FitPlanning)
 adapt = Adapt(AdaptCall)
 segment = Segment(SegmentCall)
 analyze = Analyze(AnalyzeCall)
+measure = MeasureStores(MeasureCall)
 test = ReadOther(OtherSetCall)
 
 

@@ -2,12 +2,13 @@
 
 frame(results)                     a row a result: its scores, its cost, where it comes from
 frame(results, per="example")      a row a test example, of each result and seed
+frame(measured)                    a row a store: what iceprobe.measure gave
 records(result)                    the same examples as arrays
 """
 
 import importlib
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,15 @@ _LAST = (
 )  # fmt: skip
 
 
-def frame(results: FittedResult | Sequence[FittedResult], per: Per = "result") -> Any:
+class HasRow(Protocol):
+    """What says itself what stands in its row of a table."""
+
+    def row(self) -> Mapping[str, Any]: ...
+
+
+def frame(
+    results: FittedResult | HasRow | Sequence[FittedResult] | Sequence[HasRow], per: Per = "result"
+) -> Any:
     """Results as a ``pandas.DataFrame``, in the given order.
 
     A row a result has its labels, each metric as four columns (``top1``, ``top1_sd``, ``top1_low``,
@@ -47,7 +56,7 @@ def frame(results: FittedResult | Sequence[FittedResult], per: Per = "result") -
     - regression: of each number ``target.NAME`` and ``predicted.NAME``, in the target's unit.
 
     Args:
-        results: of one run or several, or one result.
+        results: of one run or several, or one result; or what :func:`iceprobe.measure` gave.
         per: ``"result"`` or ``"example"``.
 
     Raises:
@@ -61,7 +70,10 @@ def frame(results: FittedResult | Sequence[FittedResult], per: Per = "result") -
         raise IceprobeError(
             "iceprobe.frame needs the package pandas: pip install 'iceprobe[pandas]'"
         ) from error
-    every = [results] if isinstance(results, FittedResult) else list(results)
+    given: list[Any] = list(results) if isinstance(results, Sequence) else [results]
+    if rowed := [one.row() for one in given if not isinstance(one, FittedResult)]:
+        return pandas.DataFrame(rowed)
+    every = [one for one in given if isinstance(one, FittedResult)]
     if per == "example":
         differing = varying(every)
         parts = [pandas.DataFrame(part) for one in every for part in _examples(one, differing)]
