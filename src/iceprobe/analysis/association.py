@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from iceprobe.results.agreement import spearman
 from iceprobe.results.image_draws import DRAWS, weights_of
 
 Values = NDArray[np.float64]
@@ -25,19 +26,6 @@ class Correlation:
     rho: float  # of the images as they are
     interval: tuple[float, float]  # 95% percentile bootstrap over images, or groups of them
     predictors: int  # how many it is over
-
-
-def spearman(x: Values, y: Values) -> Values:
-    """Rank correlation over the last axis, ties at their mean rank: ``(…, M)`` twice → ``(…)``.
-
-    NaN where one side is constant.
-    """
-    from scipy.stats import rankdata
-
-    a, b = (rankdata(side, axis=-1) for side in (x, y))
-    a, b = (side - side.mean(-1, keepdims=True) for side in (a, b))
-    with np.errstate(invalid="ignore"):
-        return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
 def correlate(

@@ -22,6 +22,7 @@ from iceprobe.cli.extract import extract
 from iceprobe.cli.fit import fit
 from iceprobe.cli.knn import knn
 from iceprobe.cli.ls import ls
+from iceprobe.cli.measure import measure
 from iceprobe.cli.plan import plan
 from iceprobe.cli.predict import predict
 from iceprobe.cli.prune import prune
@@ -65,6 +66,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "One stage at a time": {"extract": extract, "fit": fit, "knn": knn},
     "Change the backbone": {"adapt": adapt},
     "Dense tokens": {"segment": segment},
+    "Without labels": {"measure": measure},
     "Results": {
         "advise": advise,
         "report": report,

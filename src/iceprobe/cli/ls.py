@@ -19,6 +19,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Registry
 from iceprobe.core.specs import unknown
 from iceprobe.datasets import CATALOGUE, DATASETS
+from iceprobe.measures.registry import MEASURES
 from iceprobe.probes import PROBES, probe_label
 from iceprobe.protocols.protocol import PROTOCOLS
 from iceprobe.results import read_results
@@ -51,8 +52,8 @@ def ls(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, datasets, probes, tasks, metrics, adaptations, protocols, runs or stores; "
-            "all if left out."
+            help="backbones, datasets, probes, tasks, metrics, measures, adaptations, protocols, runs "
+            "or stores; all if left out."
         ),
     ] = None,
     word: Annotated[
@@ -64,7 +65,7 @@ def ls(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
 ) -> None:
-    """List backbones, data sets, probes, tasks, metrics, adaptations, protocols, runs or stores.
+    """List backbones, data sets, probes, tasks, metrics, measures, adaptations, protocols, runs or stores.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -83,6 +84,7 @@ def ls(
         "probes": _probes,
         "tasks": _tasks,
         "metrics": _metrics,
+        "measures": _measures,
         "adaptations": _adaptations,
         "protocols": _protocols,
         "runs": lambda: _runs(runs),
@@ -176,6 +178,17 @@ def _metrics() -> list[Entry]:
                 f"{low} to {high}{', shown in %' if metric.percent else ''}; {better} is better"
             )
             entries.append(Entry(metric.name, f"{metric.title}, of {name}", (metric.note, number)))
+    return entries
+
+
+def _measures() -> list[Entry]:
+    entries = []
+    for name in MEASURES:
+        one = MEASURES[name]
+        number = f"{one.range}; {one.better} is usually better" if one.better != "–" else one.range
+        entries.append(
+            Entry(name, f"{one.title}: {one.summary}", (one.equation, number, one.source))
+        )
     return entries
 
 

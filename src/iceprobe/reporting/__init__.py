@@ -16,8 +16,8 @@ from iceprobe.results.tables import to_csv, to_markdown
 
 TABLES = (".md", ".csv")
 
-__all__ = ["figure", "report"]
-__getattr__ = lazy(__name__, {"figure": "paper_figure"})
+__all__ = ["figure", "report", "write_measure_chart"]
+__getattr__ = lazy(__name__, {"figure": "paper_figure", "write_measure_chart": "measure_chart"})
 
 
 @checked

@@ -87,8 +87,13 @@ def by_condition(conditions: Sequence[str], dashes: Sequence[Sequence[int]] = ()
 
 def finish(chart: Any, height: float = HEIGHT, width: float = WIDTH) -> Spec:
     """The specification in the report's size, colours and type."""
-    chart = chart.properties(width=width, height=height).configure(
-        background="transparent", font=FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
+    return styled(chart.properties(width=width, height=height))
+
+
+def styled(chart: Any, background: str = "transparent") -> Spec:
+    """The specification in the report's colours and type."""
+    chart = chart.configure(
+        background=background, font=FONT, padding={"left": 4, "right": 8, "top": 8, "bottom": 4}
     )
     chart = chart.configure_view(stroke=None).configure_axis(
         labelColor=_GREY, titleColor=_INK, labelFontSize=12, titleFontSize=13, titleFontWeight=600,

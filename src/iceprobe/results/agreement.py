@@ -1,4 +1,6 @@
-"""Whether two probes put the same backbones in the same order: Kendall's τ and its interval.
+"""Whether two columns of numbers put the same things in the same order: τ, Spearman's ρ, Pearson's r.
+
+Of two probes on the same backbones, Kendall's τ and its interval:
 
     τ_b = Σ_{i<j} s_ij t_ij / √(Σ s_ij² · Σ t_ij²)      s_ij = sign(x_i − x_j), t_ij = sign(y_i − y_j)
 
@@ -32,6 +34,21 @@ def kendall(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     s, t = (np.sign(v[..., first] - v[..., second]) for v in (a, b))
     scale = np.sqrt((s * s).sum(-1) * (t * t).sum(-1))
     return np.divide((s * t).sum(-1), scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Correlation over the last axis: ``(…, M)`` twice → ``(…)``; NaN where one side is constant."""
+    a, b = (np.asarray(side, np.float64) for side in (x, y))
+    a, b = (side - side.mean(-1, keepdims=True) for side in (a, b))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """:func:`pearson` of ranks, ties at their mean rank."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(x, axis=-1), rankdata(y, axis=-1))
 
 
 def agreement(
