@@ -12,7 +12,7 @@ from iceprobe.core.lazy import lazy
 from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
-    from iceprobe import measures, probes, settings
+    from iceprobe import probes, settings
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.exporting import export, load_probe
@@ -88,7 +88,6 @@ __all__ = [
     "load_dataset",
     "load_probe",
     "measure",
-    "measures",
     "plan",
     "plan_fit",
     "probe",

@@ -80,7 +80,7 @@ def test_some_measures_of_named_stores(iceprobe, workplace):
     assert ended.code == 0
     assert "participation" not in ended.out
     assert "20 of 60 examples were drawn by a seed" in ended.out
-    assert "16 patch tokens of each example, drawn by a seed, are the vectors" in ended.out
+    assert "16 patch tokens of an example, drawn by a seed, are the vectors" in ended.out
     assert cells(ended.out, "layer")[2:4] == ["patches", "320"]
 
 

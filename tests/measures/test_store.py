@@ -8,8 +8,10 @@ import torch
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
-from iceprobe.measures.reading import Vectors
+from iceprobe.measures.reading import Vectors, read_block
+from iceprobe.probes.inputs import Input
 from iceprobe.settings import Measuring
+from iceprobe.tokens import TokenShape
 from tests.reference import measures as reference
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
@@ -126,8 +128,33 @@ def test_patch_tokens_are_drawn_by_a_seed_and_all_of_them_are_all_tokens():
         where = [np.flatnonzero((tokens[example] == one.astype(np.float32)).all(1)) for one in two]
         assert [len(one) for one in where] == [1, 1]
         assert where[0] < where[1]
-    assert "5 patch tokens of each example" in every.notes[0]
+    assert "5 patch tokens of an example" in every.notes[0]
     assert "other places" in every.missing["alignment"]
+
+
+class Ragged:
+    """A split whose examples have 1, 5 and 3 tokens; what stands behind them is padding."""
+
+    lengths = np.array([1, 5, 3])
+    shape = TokenShape(2, 3, 0, None, False, lengths=(1, 5))
+
+    def patches(self, rows):
+        longest = self.lengths[rows].max()
+        out = torch.full((len(rows), longest, 2), torch.nan)
+        for place, row in enumerate(rows):
+            out[place, : self.lengths[row]] = 10 * row + torch.arange(self.lengths[row])[:, None]
+        return out
+
+
+@pytest.mark.parametrize(("tokens", "count"), [(99, 9), (2, 5)])
+def test_padding_is_never_drawn(tokens, count):
+    read, rows = Input.parse("patches"), np.arange(3)
+    whole = read_block(Ragged(), rows, read, tokens, np.random.default_rng(0))
+    assert whole.shape == (count, 2)
+    assert np.isfinite(whole).all()
+    rng = np.random.default_rng(0)
+    parts = [read_block(Ragged(), part, read, tokens, rng) for part in np.split(rows, [1])]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_pairs_of_uniformity_and_examples_are_limited_by_a_seed():

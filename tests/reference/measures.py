@@ -63,7 +63,7 @@ def cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def unbiased_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Song et al. 2012, eq. 5, with Gram matrices whose diagonals are 0."""
+    """Song et al. 2012, with Gram matrices whose diagonals are 0."""
     n = len(x)
     one = np.ones(n)
 

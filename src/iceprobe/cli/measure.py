@@ -224,7 +224,7 @@ def of_correlations(
     table = table_of(correlations, cells, "What probes scored, and measures without labels")
     read = " or ".join(dict.fromkeys(one.input for one in measured))
     table.notes = [
-        f"Measures are of {read}; a probe reads what its name says, or patches, or what is the default.",
+        f"Measures are of {read} (--input); probes read what their names say.",
         "Intervals: 95%, bootstrap over these stores; layers of one backbone aren't independent of each other.",
     ]
     return table

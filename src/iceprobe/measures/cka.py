@@ -2,7 +2,7 @@
 
     CKA = HSIC(X, Y) / √(HSIC(X, X) HSIC(Y, Y))
     HSIC(X, Y) = ‖X_cᵀ Y_c‖²                                  X_c centred
-    unbiased (Song et al. 2012, eq. 5), K = X Xᵀ and L = Y Yᵀ without their diagonals:
+    unbiased (Song et al. 2012), K = X Xᵀ and L = Y Yᵀ without their diagonals:
     HSIC = [ tr(KL) + 1ᵀK1 · 1ᵀL1 / ((n − 1)(n − 2)) − 2/(n − 2) 1ᵀKL1 ] / (n (n − 3))
 
 The biased one grows towards 1 where examples are few for their dimensions; the unbiased one doesn't. Of linear

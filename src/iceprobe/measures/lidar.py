@@ -24,7 +24,7 @@ def lidar(views: Iterable[Floats], dim: int, delta: float = DELTA) -> float:
     """Of examples whose q ≥ 2 views come in blocks ``(b, q, D)``.
 
     Raises:
-        Undefined: if all examples have the same mean.
+        Undefined: if the mean over views is the same for all examples.
     """
     between, within, count = Moments(dim), np.zeros((dim, dim)), 0
     for block in views:
@@ -33,9 +33,8 @@ def lidar(views: Iterable[Floats], dim: int, delta: float = DELTA) -> float:
         between.add(means)
         within += apart.T @ apart
         count += len(apart)
+    if between.constant.all():
+        raise Undefined("the mean over views is the same for all examples")
     # eigh's second matrix is the one that whitens: λ of Σ_b u = λ Σ_w u.
     found = eigh(between.covariance, within / count + delta * np.eye(dim), eigvals_only=True)
-    spectrum = np.maximum(found, 0.0)
-    if not spectrum.any():
-        raise Undefined("all examples have the same mean")
-    return entropy_rank(spectrum)
+    return entropy_rank(np.maximum(found, 0.0))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_SAME = 1e-24  # variance as a share of the mean square, below which it is rounding
 
 
 class Moments:
@@ -57,6 +58,12 @@ class Moments:
     def covariance(self) -> Floats:
         """Divided by n, ``(D, D)``."""
         return (self.product - np.outer(self.total, self.total) / self.count) / self.count
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Dimensions in which all vectors are the same, up to rounding, ``(D,)``."""
+        square = self.second.diagonal() / self.count
+        return np.asarray(self.covariance.diagonal() <= _SAME * square)
 
     @property
     def second(self) -> Floats:

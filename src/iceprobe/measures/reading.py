@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
@@ -23,7 +24,7 @@ from iceprobe.store import Store, StoredSplit
 from iceprobe.store.format import TRAIN, listed_as
 
 PATCHES = "patches"
-_SAME = 1e-24  # variance as a share of the mean square, below which it is rounding
+_CELLS = 2**25  # numbers of patch tokens read at once: 64 MB in float16
 
 
 class Vectors:
@@ -42,6 +43,9 @@ class Vectors:
         self.rows = _chosen(len(self.split), call.limit, call.run_seed)
         self.dim = self.read.width(store.shape)
         self._name, self._batch, self._pairs = call.split, call.batch_size, call.pairs
+        if self.read.of_tokens:
+            cells = store.shape.longest * self.dim
+            self._batch = min(self._batch, max(1, _CELLS // cells))
         self._tokens, self._seed = call.tokens_per_example, call.run_seed
         if len(self.rows) < 2:
             raise IceprobeError(
@@ -118,16 +122,9 @@ class Vectors:
         self.check_spread()
         return eigenvalues(self.moments.covariance)
 
-    @property
-    def constant(self) -> int:
-        """Dimensions in which all vectors are the same."""
-        moments = self.moments
-        variance, square = moments.covariance.diagonal(), moments.second.diagonal() / moments.count
-        return int((variance <= _SAME * square).sum())
-
     def check_spread(self) -> None:
         """Raise :class:`Undefined` if all vectors are the same."""
-        if self.constant == self.dim:
+        if self.moments.constant.all():
             raise Undefined("all vectors are the same")
 
     @cached_property
@@ -158,7 +155,7 @@ def read_block(
     tokens: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Vectors of ``rows (b,)`` in float64: ``(b, D)``, or ``tokens`` patch tokens of each, example by example.
+    """Vectors of ``rows (b,)`` in float64: ``(b, D)``, or ``tokens`` patch tokens of each, one example after another.
 
     The only place where tokens are read. The draws are one after another in the order of rows, whatever the
     sizes of blocks.
@@ -166,11 +163,22 @@ def read_block(
     if not read.of_tokens:
         parts = [_vector(split, rows, name) for name in read.names]
         return np.concatenate(parts, 1)
-    found = split.patches(rows).double().numpy()
-    drawn = rng.random(found.shape[:2]).argsort(1)[:, :tokens]
-    return np.asarray(
-        np.take_along_axis(found, np.sort(drawn)[..., None], 1).reshape(-1, found.shape[2])
-    )
+    found = split.patches(rows)
+    order = rng.random((len(rows), split.shape.longest))[:, : found.shape[1]]
+    there = _are_tokens(split, rows, found.shape[1])
+    order[~there] = np.inf
+    drawn = np.sort(order.argsort(1)[:, :tokens])
+    real = np.take_along_axis(there, drawn, 1)
+    chosen = found.take_along_dim(torch.from_numpy(drawn)[..., None], 1)
+    return np.asarray(chosen.double().numpy()[real])
+
+
+def _are_tokens(split: StoredSplit, rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` rows of each example are tokens, not padding: ``(b, count)``."""
+    lengths = getattr(split, "lengths", None)  # of examples that differ in their number of tokens
+    if lengths is None:
+        return np.ones((len(rows), count), bool)
+    return np.asarray(np.arange(count) < lengths[rows][:, None])
 
 
 def _vector(split: StoredSplit, rows: NDArray[np.int64], name: str) -> Floats:

@@ -44,7 +44,7 @@ MEASURES: Registry[Measure] = Registry(
             equation="exp(−Σ p ln p), p = σ / Σσ + 1e-7, σ: singular values of the vectors, not centred",
             range="1 to D",
             better="high",
-            source="Garrido et al. 2023, eq. 1",
+            source="Garrido et al. 2023",
         ),
         "participation": Measure(
             "iceprobe.measures.of_vectors:participation",
@@ -69,9 +69,9 @@ MEASURES: Registry[Measure] = Registry(
             "how evenly the vectors are spread over the sphere",
             title="uniformity",
             equation="ln of the mean of exp(−2 ‖x − y‖²) over pairs of normalised vectors",
-            range="−4 to 0 for many vectors",
+            range="about −4 where many are spread evenly, 0 where all are one",
             better="low",
-            source="Wang & Isola 2020, eq. 2, t = 2",
+            source="Wang & Isola 2020",
         ),
         "alignment": Measure(
             "iceprobe.measures.of_vectors:alignment",
@@ -80,7 +80,7 @@ MEASURES: Registry[Measure] = Registry(
             equation="mean of ‖x − x⁺‖² over pairs of normalised views of an example",
             range="0 to 4",
             better="low",
-            source="Wang & Isola 2020, eq. 1, α = 2",
+            source="Wang & Isola 2020",
         ),
         "lidar": Measure(
             "iceprobe.measures.of_vectors:lidar_rank",
@@ -90,7 +90,7 @@ MEASURES: Registry[Measure] = Registry(
             "Σ_b between examples, Σ_w within their views, plus 1e-4 I",
             range="1 to min(D, n − 1)",
             better="high",
-            source="Thilak et al. 2023, eq. 1 to 4",
+            source="Thilak et al. 2023",
         ),
         "cka": Measure(
             "iceprobe.measures.of_vectors:linear_cka",

@@ -106,9 +106,9 @@ def _notes(one: Vectors, made: Measured) -> list[str]:
         found.append(f"{made.examples:,} of {len(one.split):,} examples were drawn by a seed")
     if one.read.of_tokens:
         each = made.vectors / made.examples
-        found.append(f"{each:g} patch tokens of each example, drawn by a seed, are the vectors")
-    if one.constant > 0:
-        found.append(f"{one.constant} of {one.dim} dimensions have one value in all vectors")
+        found.append(f"{each:.3g} patch tokens of an example, drawn by a seed, are the vectors")
+    if constant := int(one.moments.constant.sum()):
+        found.append(f"{constant} of {one.dim} dimensions have one value in all vectors")
     if made.vectors <= one.dim:
         found.append(
             f"{made.vectors:,} vectors have at most {made.vectors} dimensions, of {one.dim}: measures of rank "

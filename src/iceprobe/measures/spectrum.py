@@ -1,6 +1,6 @@
 """How many dimensions vectors use: RankMe, participation ratio, α-ReQ.
 
-    RankMe         exp(−Σ_k p_k ln p_k), p_k = σ_k / Σσ + ε          Garrido et al. 2023, eq. 1, ε = 1e-7
+    RankMe         exp(−Σ_k p_k ln p_k), p_k = σ_k / Σσ + ε          Garrido et al. 2023, ε = 1e-7
     participation  (Σλ)² / Σλ²                                       Gao et al. 2017
     α-ReQ          ln λ_i = a − α ln i, i = 4 … 100, weights 1/i     Agrawal et al. 2022
 
