@@ -108,6 +108,7 @@ SLOW = {
     "data.md",
     "index.md",
     "measurements.md",
+    "measures.md",
     "probes.md",
     "report.md",
     "tour.md",
