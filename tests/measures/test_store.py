@@ -8,10 +8,8 @@ import torch
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
-from iceprobe.measures.reading import Vectors, read_block
-from iceprobe.probes.inputs import Input
+from iceprobe.measures.reading import Vectors
 from iceprobe.settings import Measuring
-from iceprobe.tokens import TokenShape
 from tests.reference import measures as reference
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
@@ -132,29 +130,35 @@ def test_patch_tokens_are_drawn_by_a_seed_and_all_of_them_are_all_tokens():
     assert "other places" in every.missing["alignment"]
 
 
-class Ragged:
-    """A split whose examples have 1, 5 and 3 tokens; what stands behind them is padding."""
+@pytest.mark.parametrize("batch", [1, 2, 100])
+def test_padding_is_never_drawn(batch):
+    lengths = [1, 5, 3, 9, 2, 2, 4, 7, 1, 6]
+    bags = [RNG.normal(size=(n, 4)).astype(np.float32) + 3 for n in lengths]
+    store = given(bags)
+    (every,) = iceprobe.measure(store, input="patches", tokens_per_example=99, batch_size=batch)
+    flat = np.concatenate(bags).astype(np.float64)
+    assert every.vectors == sum(lengths)
+    assert every.values["rankme"] == pytest.approx(reference.rankme(flat), rel=1e-5)
+    assert every.values["uniformity"] == pytest.approx(reference.uniformity(flat), rel=1e-9)
+    (some,) = iceprobe.measure(store, input="patches", tokens_per_example=2, batch_size=batch)
+    assert some.vectors == sum(min(n, 2) for n in lengths)
+    (whole,) = iceprobe.measure(store, input="patches", tokens_per_example=2)
+    assert some.values == pytest.approx(whole.values, rel=1e-9)
+    (means,) = iceprobe.measure(store)
+    expected = np.stack([bag.astype(np.float64).mean(0) for bag in bags])
+    assert means.values["rankme"] == pytest.approx(reference.rankme(expected), rel=1e-5)
 
-    lengths = np.array([1, 5, 3])
-    shape = TokenShape(2, 3, 0, None, False, lengths=(1, 5))
 
-    def patches(self, rows):
-        longest = self.lengths[rows].max()
-        out = torch.full((len(rows), longest, 2), torch.nan)
-        for place, row in enumerate(rows):
-            out[place, : self.lengths[row]] = 10 * row + torch.arange(self.lengths[row])[:, None]
-        return out
-
-
-@pytest.mark.parametrize(("tokens", "count"), [(99, 9), (2, 5)])
-def test_padding_is_never_drawn(tokens, count):
-    read, rows = Input.parse("patches"), np.arange(3)
-    whole = read_block(Ragged(), rows, read, tokens, np.random.default_rng(0))
-    assert whole.shape == (count, 2)
-    assert np.isfinite(whole).all()
-    rng = np.random.default_rng(0)
-    parts = [read_block(Ragged(), part, read, tokens, rng) for part in np.split(rows, [1])]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+def test_other_numbers_of_tokens_are_other_places():
+    one, other = (
+        given(
+            [np.ones((n, 4), np.float32) * np.arange(n)[:, None] for n in lengths], names=range(4)
+        )
+        for lengths in ([2, 3, 4, 5], [3, 2, 4, 5])
+    )
+    assert iceprobe.measure([one, other])[0].others
+    with pytest.raises(IceprobeError, match="their examples have other numbers of tokens"):
+        iceprobe.measure([one, other], input="patches", measures=["cka"])
 
 
 def test_pairs_of_uniformity_and_examples_are_limited_by_a_seed():

@@ -60,6 +60,13 @@ class Vectors:
             yield read_block(self.split, rows, self.read, self._tokens, rng)
 
     @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Patch tokens of each example that is read."""
+        if self.split.lengths is None:
+            return np.full(len(self.rows), self.store.num_tokens)
+        return np.asarray(self.split.lengths[self.rows])
+
+    @property
     def views_each(self) -> int:
         """Views of an example that measures of views read: the augmented ones, or the evaluation view and
         the only augmented one."""
@@ -143,8 +150,8 @@ class Vectors:
             return (
                 f"other rows of {self._name!r} are stored (some were skipped, or a limit differs)"
             )
-        if self.count != other.count:
-            return f"they have {self.count:,} and {other.count:,} tokens"
+        if self.read.of_tokens and not np.array_equal(self.lengths, other.lengths):
+            return "their examples have other numbers of tokens"
         return ""
 
 
@@ -165,20 +172,13 @@ def read_block(
         return np.concatenate(parts, 1)
     found = split.patches(rows)
     order = rng.random((len(rows), split.shape.longest))[:, : found.shape[1]]
-    there = _are_tokens(split, rows, found.shape[1])
-    order[~there] = np.inf
+    mask = split.token_mask(rows)
+    there = np.ones(order.shape, bool) if mask is None else mask.numpy()
+    order[~there] = np.inf  # padding comes last
     drawn = np.sort(order.argsort(1)[:, :tokens])
     real = np.take_along_axis(there, drawn, 1)
     chosen = found.take_along_dim(torch.from_numpy(drawn)[..., None], 1)
     return np.asarray(chosen.double().numpy()[real])
-
-
-def _are_tokens(split: StoredSplit, rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
-    """Which of ``count`` rows of each example are tokens, not padding: ``(b, count)``."""
-    lengths = getattr(split, "lengths", None)  # of examples that differ in their number of tokens
-    if lengths is None:
-        return np.ones((len(rows), count), bool)
-    return np.asarray(np.arange(count) < lengths[rows][:, None])
 
 
 def _vector(split: StoredSplit, rows: NDArray[np.int64], name: str) -> Floats:
