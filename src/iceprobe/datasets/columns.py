@@ -44,6 +44,22 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class AskedSplits(Asked):
+    """And which examples are train and test.
+
+    Attributes:
+        split, train, test: the column of splits and its values; ``test`` alone is a place of its own.
+        test_fraction, seed: of what has no split.
+    """
+
+    split: str | None = None
+    train: str | None = None
+    test: str | None = None
+    test_fraction: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
 class Targets:
     """What columns of targets hold: arguments of splits and of their data set."""
 

@@ -10,19 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Column, Dataset
 from iceprobe.datasets.boxes import read_boxes
 from iceprobe.datasets.cells import Rows
-from iceprobe.datasets.columns import Targets, read_further, read_targets
+from iceprobe.datasets.columns import read_further, read_targets
 from iceprobe.datasets.pixel_targets import of_pixels
 from iceprobe.datasets.table_columns import TableColumns, TableOptions
 from iceprobe.datasets.table_files import open_table
 from iceprobe.datasets.table_rows import TableImages
-from iceprobe.datasets.table_splits import rows_of_splits, test_table, with_split
+from iceprobe.datasets.table_splits import divided, rows_of_splits, test_table, with_split
 from iceprobe.datasets.walking import AnyPath
-from iceprobe.tasks.registry import get_task
-from iceprobe.tasks.stratified import alone, heldout_split
 
 _PLAIN = (
     "labels",
@@ -96,7 +93,7 @@ def _dataset(
     parts = {split: (split, np.arange(len(one))) for split, one in rows.items()}
     if asked.test_fraction is not None:
         group = columns["train"][asked.group] if asked.group else None
-        parts, line = _divided(targets, group, asked, spec)
+        parts, line = divided(targets, group, asked, spec)
         assumed.append(line)
     splits = {
         split: images.split(
@@ -126,33 +123,6 @@ def _dataset(
         asked.fold,
         use.slices,
     )
-
-
-def _divided(
-    targets: Targets, group: Column | None, asked: TableOptions, spec: str
-) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
-    """The rows of train and of test, and a line on how they were divided."""
-    fraction = asked.test_fraction or 0.0
-    if not 0 < fraction <= 1:
-        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1]")
-    labels, seed = targets.labels["train"], asked.seed or 0
-    if fraction == 1:  # a set to read a run on
-        line = f"all {len(labels):,} rows are the test split (test_fraction=1)"
-        return {"test": ("train", np.arange(len(labels)))}, line
-    codes = None if group is None else alone(group.codes)
-    train, test = heldout_split(get_task(targets.task).strata(labels), seed, fraction, codes)
-    if not len(test):
-        raise IceprobeError(
-            f"test_fraction={fraction:g} leaves no test split: of {len(labels)} rows no "
-            f"{'row' if group is None else 'group'} can be taken that train doesn't need; add rows, or "
-            "name a split="
-        )
-    whole = "" if group is None else f", with whole groups of {asked.group!r}"
-    line = (
-        f"{len(test):,} of {len(labels):,} rows are the test split, drawn at random and stratified"
-        f"{whole} (test_fraction={fraction:g}, seed={seed})"
-    )
-    return {"train": ("train", train), "test": ("train", test)}, line
 
 
 def _short_name(place: AnyPath) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
-from iceprobe.datasets.columns import Asked, several
+from iceprobe.datasets.columns import AskedSplits, several
 from iceprobe.datasets.table_files import ParquetTable, TableFile
 from iceprobe.datasets.walking import is_image
 from iceprobe.tasks.targets import some
@@ -16,26 +16,21 @@ _TARGETS = ("target", "targets", "label", "labels", "class")
 
 
 @dataclass(frozen=True)
-class TableOptions(Asked):
+class TableOptions(AskedSplits):
     """Options of ``table:``.
 
     Attributes:
         image, images, suffix: the column of images, the folder of their paths, what these lack.
         delimiter: between cells of text.
-        split, train, test: the column of splits and its values; ``test`` alone is another table.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
         depth, depths, depth_scale: the column of depth maps, which are the targets then, their folder, and
             what their numbers are multiplied by.
-        test_fraction, seed: of a table without a split.
     """
 
     image: str | None = None
     images: str | None = None
     suffix: str = ""
     delimiter: str | None = None
-    split: str | None = None
-    train: str | None = None
-    test: str | None = None
     box: str | None = None
     box_format: str | None = None
     mask: str | None = None
@@ -43,8 +38,6 @@ class TableOptions(Asked):
     depth: str | None = None
     depths: str | None = None
     depth_scale: float | None = None
-    test_fraction: float | None = None
-    seed: int | None = None
 
     def check_depth(self, spec: str) -> None:
         """Refuse options that don't go with ``depth``, or without it.

@@ -3,23 +3,29 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import shown
+from iceprobe.datasets.base import Column
 from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
+from iceprobe.datasets.columns import AskedSplits, Targets
 from iceprobe.datasets.layout import role_of
-from iceprobe.datasets.table_columns import TableOptions
 from iceprobe.datasets.table_files import TableFile, open_table
 from iceprobe.machine.object_storage import located
+from iceprobe.tasks.registry import get_task
+from iceprobe.tasks.stratified import alone, heldout_split
 from iceprobe.tasks.targets import some
+
+A = TypeVar("A", bound=AskedSplits)
 
 USUAL = ("split", "set", "subset", "partition", "phase")  # names of columns of splits
 
 
-def with_split(
-    asked: TableOptions, table: TableFile, used: Collection[str], spec: str
-) -> tuple[TableOptions, list[str]]:
+def with_split(asked: A, table: TableFile, used: Collection[str], spec: str) -> tuple[A, list[str]]:
     """The options with the column of splits, if it is found by its name, and a line on that.
 
     Args:
@@ -142,6 +148,33 @@ def rows_of_splits(
     line = f"column {column!r}: {_said(chosen['train'])} is read as train and {_said(chosen['test'])} as test"
     left = ", ".join(f"{value!r} ({n:,} rows)" for value, n in sorted(unread.items())[:5])
     return found, [f"{line}; {left} left unread" if unread else line]
+
+
+def divided(
+    targets: Targets, group: Column | None, asked: AskedSplits, spec: str
+) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
+    """The rows of train and of test, drawn at random, and a line on how they were divided."""
+    fraction = asked.test_fraction or 0.0
+    if not 0 < fraction <= 1:
+        raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1]")
+    labels, seed = targets.labels["train"], asked.seed or 0
+    if fraction == 1:  # a set to read a run on
+        line = f"all {len(labels):,} rows are the test split (test_fraction=1)"
+        return {"test": ("train", np.arange(len(labels)))}, line
+    codes = None if group is None else alone(group.codes)
+    train, test = heldout_split(get_task(targets.task).strata(labels), seed, fraction, codes)
+    if not len(test):
+        raise IceprobeError(
+            f"test_fraction={fraction:g} leaves no test split: of {len(labels)} rows no "
+            f"{'row' if group is None else 'group'} can be taken that train doesn't need; add rows, or "
+            "name a split="
+        )
+    whole = "" if group is None else f", with whole groups of {asked.group!r}"
+    line = (
+        f"{len(test):,} of {len(labels):,} rows are the test split, drawn at random and stratified"
+        f"{whole} (test_fraction={fraction:g}, seed={seed})"
+    )
+    return {"train": ("train", train), "test": ("train", test)}, line
 
 
 def _values(text: str | None, option: str, there: Counter[str], spec: str) -> list[str]:
