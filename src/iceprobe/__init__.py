@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         segment,
         test,
     )
-    from iceprobe.store import Store
+    from iceprobe.store import Store, load_features
     from iceprobe.tokens import Tokens
 
 __version__ = "0.1.0"
@@ -58,7 +58,7 @@ _NAMES = {
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "frame", "read_results", "records"],
     "settings": ["Adaptation", "Extraction", "Fitting"],
-    "store": ["Store", "extract", "extract_layers", "from_tokens", "live"],
+    "store": ["Store", "extract", "extract_layers", "from_tokens", "live", "load_features"],
     "tokens": ["Tokens"],
 }
 
@@ -86,6 +86,7 @@ __all__ = [
     "live",
     "load_backbone",
     "load_dataset",
+    "load_features",
     "load_probe",
     "measure",
     "plan",

@@ -143,6 +143,27 @@ DATASETS: Registry[SourceEntry] = Registry(
             {"trust": boolean},
             foreign=True,
         ),
+        "features": SourceEntry(
+            "iceprobe.datasets.features:load_feature_set",
+            "tokens that somebody has extracted already, in files: for fit, knn, plan, extract --from",
+            (
+                "features:train.h5?test=test.h5&target=y",
+                "features:tokens.npz?test_fraction=0.2&key=feats",
+                "features:CLAM/h5_files?table=dataset.csv&splits=splits_0.csv&group=case_id",
+                "features:features_uni?table=labels.csv&name=slide_id&target=label&fold=fold",
+            ),
+            {
+                **dict.fromkeys(("key", "table", "name", "delimiter", "test_table", "splits"), str),
+                "axes": one_of("nd", "dn", "hwd", "dhw"),
+                "coords": one_of("xy", "yx"),
+                **COLUMNS,
+                **dict.fromkeys(("split", "train", "test", "backbone"), str),
+                "missing": one_of("fail", "skip"),
+                "has_class": boolean,
+                "test_fraction": float,
+                "seed": int,
+            },
+        ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
             "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers, a number a pixel)",
@@ -198,7 +219,7 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
 
     Args:
         spec: ``folder:DIR``, ``table:FILE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
-            ``python:package.module:function``, ``bundled:NAME`` or a bare name of the catalogue with
+            ``python:package.module:function``, ``features:FILE``, ``bundled:NAME`` or a bare name of the catalogue with
             ``root=DIR``; with ``?key=value`` options. Or ``{"train": data, "test": data}`` with
             map-style data sets of torch or torchvision, whose items are ``(image, label)``. A data set
             is returned as it is.

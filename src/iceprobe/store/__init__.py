@@ -12,6 +12,7 @@ _HOME = {
     "extract_layers": "writer",
     "from_tokens": "given",
     "live": "live_split",
+    "load_features": "features",
     "repair": "writer",
 }
 

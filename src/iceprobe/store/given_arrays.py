@@ -172,3 +172,44 @@ def content_hash(*given: Held) -> str:
             if part.numel():
                 digest.update(flat_bytes(part.contiguous()))
     return digest.hexdigest()
+
+
+class Rounded:
+    """Tokens in the dtype stored, block after block, and what rounding takes from each dimension.
+
+    The shares are of the variances over all tokens added, as `as_stored` measures them.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype, self._count = dtype, 0
+        self._shift = self._sums = torch.zeros(())
+
+    def add(self, block: Tensor) -> Tensor:
+        """``block (…, D)`` as it is stored."""
+        stored = block.to(self.dtype)
+        if block.dtype in DTYPES.values():  # to a dtype as wide
+            return stored
+        wide = block.flatten(0, -2).double()
+        if not self._count:
+            self._shift = wide[0].clone()
+            self._sums = torch.zeros(4, wide.shape[1], dtype=torch.float64)
+        lost, wide = stored.flatten(0, -2).double() - wide, wide - self._shift
+        self._sums += torch.stack(
+            [wide.sum(0), wide.square().sum(0), lost.sum(0), lost.square().sum(0)]
+        )
+        self._count += len(wide)
+        return stored
+
+    def check(self, what: str) -> None:
+        """Raise an `IceprobeError` that names a dimension which is rounded too much, if there is one."""
+        if not self._count:
+            return
+        mean, square, lost, lost_square = self._sums / self._count
+        variance, error = square - mean.square(), lost_square - lost.square()
+        share = torch.where(error == 0, 0.0, error / variance).nan_to_num(1.0, 1.0, 1.0)
+        if share.max() > LOST:
+            column = int(share.argmax())
+            raise IceprobeError(
+                f"{what}: float32 is too narrow for dimension {column} (it rounds away "
+                f"{float(share.max()):.0%} of its variance): subtract its mean, or scale it"
+            )

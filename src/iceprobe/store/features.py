@@ -1,0 +1,236 @@
+"""``features:FILE`` → a store whose tokens stay in the user's files, read when they are asked for.
+
+One pass over them comes first, an example at a time: it finds what isn't finite, computes the means, and
+hashes the content, which is the store's identity.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import shown
+from iceprobe.datasets import load_dataset
+from iceprobe.datasets.feature_files.content import Content
+from iceprobe.datasets.feature_files.examples import Read
+from iceprobe.datasets.features import AT_ONCE, FeatureSet, FeatureSplit
+from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
+from iceprobe.store.assembled import given_store
+from iceprobe.store.given_arrays import Rounded, common_dtype
+from iceprobe.store.layout import COLUMN, Layout
+from iceprobe.store.reader import Store
+from iceprobe.store.split import StoredSplit
+from iceprobe.tokens import TokenShape
+
+BYTES_AT_ONCE = 2**24  # of tokens that are read at once, if an example is smaller
+
+
+@shows_progress
+def load_features(
+    features: str | FeatureSet,
+    *,
+    progress: ProgressCallback | bool | None = None,
+    **options: Any,
+) -> Store:
+    """A store of tokens that somebody has extracted already, which stay in their files.
+
+    Args:
+        features: ``features:FILE?target=NAME`` (docs/tokens.md), or what `iceprobe.load_dataset` gives of it.
+        progress: called with ``("read SPLIT", done, total)``; by default a bar in a terminal or a
+            notebook, and ``False`` shows nothing.
+        **options: options of the spec as keyword arguments.
+
+    Returns:
+        A store whose ``path`` is None, and whose identity is the content's hash. The files must stay as
+        they are while it is used.
+
+    Raises:
+        IceprobeError: for what can't be read, isn't finite or doesn't fit, naming file and example.
+    """
+    dataset = load_dataset(features, **options)
+    if not isinstance(dataset, FeatureSet):
+        raise IceprobeError(
+            f"{shown(features)} are no tokens of your own: name them as features:FILE, or extract tokens of "
+            "images, iceprobe.extract(backbone, data)"
+        )
+    parts = {name: one for name, one in dataset.splits.items() if isinstance(one, FeatureSplit)}
+    shape, dtype = _shape(parts, dataset.has_class)
+    held, hashes = {}, {}
+    for name, part in parts.items():
+        report = None if progress is None else partial(callback(progress) or _none, f"read {name}")
+        tensors, hashes[name] = _read_once(part, shape, dtype, report)
+        if part.examples.names is None:
+            part.content = hashes[name]
+        held[name] = _split(part, tensors, shape, dtype)
+    return given_store(dataset, held, shape, dtype, hashes, dataset.backbone)
+
+
+def _none(*_: Any) -> None:
+    return
+
+
+def _shape(parts: dict[str, FeatureSplit], has_class: bool) -> tuple[TokenShape, torch.dtype]:
+    """The shape of all splits' tokens, and the dtype in which they are stored."""
+    (name, first), *others = parts.items()
+    for other, part in others:
+        for what, mine, its in (
+            ("width D", first.examples.dim, part.examples.dim),
+            ("tokens an example", first.examples.lengths is None, part.examples.lengths is None),
+            ("grid", first.examples.grid, part.examples.grid),
+            ("shape of further arrays", first.examples.forms, part.examples.forms),
+        ):
+            if mine != its:
+                raise IceprobeError(
+                    f"the {what} of {name!r} ({first.examples.where(0)}) and {other!r} "
+                    f"({part.examples.where(0)}) differ, {mine} and {its}: give tokens of one encoder"
+                )
+    examples = first.examples
+    prefix = examples.forms.get("prefix", (0, 0))[0]
+    pooled = {"pooled": examples.forms["pooled"][0]} if "pooled" in examples.forms else {}
+    lengths = [
+        part.examples.lengths[part.rows]
+        for part in parts.values()
+        if part.examples.lengths is not None
+    ]
+    together = np.concatenate(lengths) if lengths else np.zeros(1, np.int64)
+    low, high = int(together.min()), int(together.max())
+    grid = examples.grid
+    if grid is not None and (low != high or int(np.prod(grid)) != low):
+        raise IceprobeError(
+            f"{examples.where(0)}: a grid of {grid} has not {low if low == high else f'{low} to {high}'} "
+            "tokens: take the array out, or mend it"
+        )
+    shape = TokenShape(
+        dim=examples.dim,
+        num_tokens=round(float(together.mean())),
+        num_prefix=prefix,
+        grid=grid,
+        has_class=has_class and prefix > 0,
+        vectors=pooled,
+        lengths=None if low == high else (low, high),
+        coords=examples.forms.get("coords", (0,))[0],
+    )
+    named = (getattr(torch, part.examples.dtype) for part in parts.values())
+    return shape, common_dtype(*(torch.empty(0, dtype=one) for one in named))
+
+
+def _read_once(
+    part: FeatureSplit, shape: TokenShape, dtype: torch.dtype, report: Any
+) -> tuple[dict[str, Tensor], str]:
+    """The small tensors of a split, and the hash of its content.
+
+    Raises:
+        IceprobeError: naming the first example that isn't finite, or a dimension that float32 rounds
+            too much.
+    """
+    n, examples = len(part), part.examples
+    found = {
+        "prefix": torch.empty(n, shape.num_prefix, shape.dim, dtype=dtype),
+        "mean": torch.empty(n, shape.dim),
+        **{name: torch.empty(n, width) for name, width in shape.vectors.items()},
+    }
+    content, rounded = Content(), Rounded(dtype)
+    size = max(1, shape.longest) * shape.dim * dtype.itemsize
+    at_once = max(1, min(AT_ONCE if size > 2**14 else 2**14, BYTES_AT_ONCE // size))
+    for start in range(0, n, at_once):
+        rows = part.rows[start : start + at_once].tolist()
+        read = examples.read("features", rows)
+        finite = read.flatten(1).isfinite().all(1) if isinstance(read, Tensor) else None
+        for i, one in enumerate(read):
+            if not (one.isfinite().all() if finite is None else finite[i]):
+                raise _not_finite(part, start + i)
+            content.add(one)
+        whole = (
+            read
+            if isinstance(read, Tensor)
+            else torch.stack(list(read))
+            if shape.lengths is None
+            else None
+        )
+        blocks = [whole] if whole is not None else [one[None] for one in read]
+        at = start
+        for block in blocks:
+            kept = rounded.add(block)
+            mean = kept.float() if block.ndim == 2 else kept.float().mean(1)
+            found["mean"][at : at + len(block)] = mean
+            at += len(block)
+        for name in ("prefix", *shape.vectors):
+            if name in examples.forms:
+                pieces = torch.stack([*examples.read(name, rows)])
+                if not pieces.isfinite().all():
+                    row = int((~pieces.flatten(1).isfinite().all(1)).nonzero()[0])
+                    raise _not_finite(part, start + row, f"its {name} ")
+                found[name][start : start + len(rows)] = pieces
+                content.add(pieces)
+        if report is not None:
+            report(min(n, start + at_once), n)
+    rounded.check(f"tokens of {part.name!r}")
+    return found, content.hexdigest()
+
+
+def _not_finite(part: FeatureSplit, row: int, what: str = "it ") -> IceprobeError:
+    where = part.examples.where(int(part.rows[row]))
+    return IceprobeError(
+        f"{where}, example {shown(part.names[row])} of {part.name!r}: {what}is not finite (NaN or infinite): "
+        "mend it, or leave it out"
+    )
+
+
+def _split(
+    part: FeatureSplit, tensors: dict[str, Tensor], shape: TokenShape, dtype: torch.dtype
+) -> StoredSplit:
+    """A split that reads its tokens from the files."""
+    n, examples = len(part), part.examples
+    held = {
+        **tensors,
+        "label": torch.from_numpy(part.labels),
+        "index": torch.arange(n),
+        **{COLUMN + name: torch.from_numpy(one.codes) for name, one in part.columns.items()},
+    }
+    layout: Layout = {}
+    sources = {"patches": "features", "coords": "coords"}
+    if examples.lengths is not None:
+        tokens = -1 if shape.ragged else shape.num_tokens
+        layout["patches"] = (dtype, (tokens, shape.dim))
+        if shape.coords:
+            layout["coords"] = (torch.float32, (tokens, shape.coords))
+        if shape.ragged:
+            held["length"] = torch.from_numpy(examples.lengths[part.rows])
+    layout |= {name: (one.dtype, tuple(one.shape[1:])) for name, one in held.items()}
+
+    def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
+        if name in held:
+            torch.index_select(held[name], 0, torch.from_numpy(rows), out=out)
+            return
+        for first in range(0, len(rows), AT_ONCE):
+            wanted = rows[first : first + AT_ONCE]
+            fill(out[first:], examples.read(sources[name], part.rows[wanted].tolist()))
+
+    def whole(name: str) -> Tensor:
+        if name in held:
+            return held[name]
+        form, size = layout[name], (n, shape.longest, *layout[name][1][1:])
+        out = torch.zeros(size, dtype=form[0])
+        gather(name, np.arange(n), out)
+        return out
+
+    return StoredSplit(
+        whole,
+        gather,
+        shape=shape,
+        layout=layout,
+        resident=np.zeros(n, bool),
+        in_memory=False,
+    )
+
+
+def fill(out: Tensor, found: Read) -> None:
+    """Copy tokens ``(N_i, …)`` to the first N_i rows of each of ``out (b, L, …)``."""
+    if isinstance(found, Tensor):
+        out[: len(found)] = found
+        return
+    for row, one in enumerate(found):
+        out[row, : len(one)] = one
