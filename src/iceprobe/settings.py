@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from iceprobe.core.options import Option, Settings
 from iceprobe.core.quantities import parse_bytes, parse_count, parse_numbers
-from iceprobe.core.specs import MOST
+from iceprobe.core.specs import MOST, names_features
 from iceprobe.machine.object_storage import located
 
 WHAT, HOW, WHERE = "What", "How", "Where and with what"
@@ -51,6 +51,14 @@ Decays = Annotated[list[Decay], BeforeValidator(parse_numbers), Field(min_length
 
 # A folder, or a URL of object storage as pathlib keeps it (`located` knows it again).
 Place = Annotated[Path, PlainSerializer(lambda place: str(located(place)), when_used="json")]
+# The same, or the spec of tokens in files, `features:FILE`.
+Tokens = Annotated[
+    Path | str,
+    BeforeValidator(lambda one: str(one) if names_features(one) else Path(one)),
+    PlainSerializer(
+        lambda one: one if isinstance(one, str) else str(located(one)), when_used="json"
+    ),
+]
 Specs = Annotated[list[str], BeforeValidator(_one_or_several), Field(min_length=1)]
 Tests = Annotated[list[str], BeforeValidator(_one_or_several)]
 Shots = Annotated[list[From1], BeforeValidator(parse_numbers), Field(min_length=1)]
@@ -594,9 +602,9 @@ class FitRun(Fitting, Folder):
 
 
 class StoreRun(FitRun):
-    """``iceprobe fit`` and ``knn``, on an existing feature store."""
+    """``iceprobe fit`` and ``knn``, on an existing feature store or on tokens in files."""
 
-    store: Place
+    store: Tokens
 
 
 class Run(Views, FitRun):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
+from tests.store.conftest import make_backbone
 
 h5py = pytest.importorskip("h5py", reason="needs the extra [hdf5]")
 RNG = np.random.default_rng(0)
@@ -423,6 +425,7 @@ def test_places_that_hold_no_tokens(tmp_path):
 
 def test_there_are_no_images(tmp_path):
     np.savez(tmp_path / "a.npz", x=X, y=Y)
-    data = load_dataset(f"features:{tmp_path}/a.npz?test_fraction=1")
-    with pytest.raises(IceprobeError, match="there is no image of it"):
-        data.splits["test"].image(0)
+    data = load_dataset(f"features:{tmp_path}/a.npz?test_fraction=0.34")
+    for make in (iceprobe.live, iceprobe.extract, iceprobe.plan):
+        with pytest.raises(IceprobeError, match="no backbone reads: probe them with iceprobe fit"):
+            make(make_backbone(), data)

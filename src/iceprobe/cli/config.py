@@ -122,7 +122,7 @@ def readable_name(config: RunFolderSettings) -> str:
     elif isinstance(config, Run):
         parts = [_joined(config.backbone), _joined(config.data), config.protocol]
     else:
-        parts = [config.store.name] if isinstance(config, StoreRun) else []
+        parts = [_of_store(config.store)] if isinstance(config, StoreRun) else []
         parts.append(config.protocol)
     words = "-".join([*parts, digest(config)])
     return short_name(re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-."))
@@ -134,6 +134,11 @@ def digest(config: RunFolderSettings) -> str:
     first = {today: was for was, today in type(config).EARLIER.items()}
     values = {first.get(key, key): v for key, v in written(config).items() if key not in kept}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _of_store(store: Path | str) -> str:
+    """The name of a store's folder, or of the file or folder of tokens."""
+    return Path(parse_spec(store).name).stem if isinstance(store, str) else store.name
 
 
 def _joined(specs: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """The cost of a run, estimated from short measurements: a line of `run`, a table of `plan`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
@@ -124,6 +125,23 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
         found.insert(2, ("disk, predictions", decimal(fitting.prediction_bytes)))
     if here:
         found.insert(1, ("feature store", str(extraction.store)))
+    return [*found, *times_of_fit(fitting, extraction)]
+
+
+def rows_of_tokens(sizes: Mapping[str, int], fitting: "FitPlan") -> list[tuple[str, str]]:
+    """The same of a fit on tokens that are there already; ``sizes`` are examples by split."""
+    found = [
+        ("examples", ", ".join(f"{name} {count:,}" for name, count in sizes.items())),
+        ("FLOPs, fit", f"{_flops(fitting.flops)}, {fitting.members:,} members"),
+    ]
+    if fitting.prediction_bytes:
+        found.insert(1, ("disk, predictions", decimal(fitting.prediction_bytes)))
+    return [*found, *times_of_fit(fitting)]
+
+
+def times_of_fit(fitting: "FitPlan", extraction: "Plan | None" = None) -> list[tuple[str, str]]:
+    """Rows on the time of a fit, and on whether stored tokens pay, where a backbone makes them."""
+    found, rate = [], extraction.images_per_second if extraction else None
     if fitting.search:
         found.append(("time, k-NN", _searching(fitting.search)))
     if fitting.solving:
@@ -145,7 +163,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
     times = f"{fitting.repetitions} × " if fitting.repetitions > 1 else ""
     fit = f"{_about(fitting.seconds)}, {times}{epochs}; steps {fitting.basis}"
     found.append(("time, fit", fit))
-    if rate:
+    if extraction and rate:
         found.append(("cheaper", verdict(extraction.seconds, fitting, rate)))
     return found
 

@@ -28,7 +28,7 @@ LIVE = ("backbone", "data", "augmentation", "limit", "forward_batch_size", "forw
 def fit(
     given: Given, arguments: StoreArguments = None, resume: Resume = True, trust: Trust = False
 ) -> None:
-    """Fit probes on a feature store and write a run folder with a report.
+    """Fit probes on a feature store, or on tokens of your own, and write a run folder with a report.
 
     The config.yaml that fit and knn leave in the run folder can stand in place of the store.
 
@@ -37,6 +37,7 @@ def fit(
       iceprobe fit features/mae-tiny--fashion-0123456789ab --probe linear --probe ep32
       iceprobe fit features/mae-tiny--fashion-0123456789ab --learning-rates 1e-3,1e-2
       iceprobe fit features/mae-tiny--fashion-0123456789ab --budget 20k --shots 5,50
+      iceprobe fit "features:train.h5?test=test.h5&target=y" --probe linear --probe ep12
       iceprobe fit runs/mine/config.yaml seeds=5 output=runs/five-seeds
       iceprobe fit --live --backbone timm:A --data folder:/data/birds --probe linear --probe ep32
     """
@@ -75,15 +76,18 @@ class _NamedStore:
 
     def __init__(self, trust: bool = False):
         self.trust, self.tests = trust, OtherSets()
+        self._opened: dict[Path | str, Store] = {}  # tokens in files are read once
 
     def other_sets(self, config: StoreRun) -> dict[str, Any]:
         """The options of `iceprobe.test`: the backbone is the one that the store names."""
         return {"trust": self.trust, "device": config.device}
 
     def store(self, config: StoreRun, progress: Bars | None = None) -> "Store":
-        from iceprobe.store import Store
+        from iceprobe.store import open_store
 
-        return Store.open(config.store)
+        if config.store not in self._opened:
+            self._opened[config.store] = open_store(config.store, progress=progress or False)
+        return self._opened[config.store]
 
     def identities(self, config: StoreRun) -> set[str]:
         return {self.store(config).identity}

@@ -1,6 +1,5 @@
 """``iceprobe knn``: training-free classification on a feature store."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,10 @@ from iceprobe.settings import StoreRun
 @options(StoreRun, only=("output", "protocol", "device"))
 def knn(
     given: Given,
-    store: Annotated[Path, typer.Argument(help="A feature store that `iceprobe extract` made.")],
+    store: Annotated[
+        str,
+        typer.Argument(help="A feature store that `iceprobe extract` made, or features:FILE."),
+    ],
     input: Annotated[
         str | None,
         typer.Option(

@@ -1,15 +1,23 @@
 """``iceprobe plan``: estimates of disk, memory, FLOPs and time of a run."""
 
+from typing import Any
+
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells
+from iceprobe.cli.config import resolve
 from iceprobe.cli.console import console
-from iceprobe.cli.estimate import costs, estimate, refusals, rows
+from iceprobe.cli.estimate import costs, estimate, refusals, rows, rows_of_tokens
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.sources import Sources
+from iceprobe.cli.stages import check_fit, fitting_of
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import names_features
+from iceprobe.datasets.registry import check_train
 from iceprobe.results.terminal import Column, TerminalTable
-from iceprobe.settings import ON_PAPER, Planning
+from iceprobe.settings import ON_PAPER, Planning, StoreRun
+
+_COLUMNS = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
 
 
 @options(Planning)
@@ -25,15 +33,20 @@ def plan(given: Given, arguments: Arguments = None) -> None:
       iceprobe plan --backbone bundled:mae-tiny --data bundled:fashion --probe ep32
       iceprobe plan --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds
       iceprobe plan config.yaml tokens=float32
+      iceprobe plan "features:train.h5?test=test.h5&target=y" --probe ep32
       iceprobe plan --backbone timm:vit_base_patch16_224?pretrained=false --images 1.28M
         --classes 1000 --device-images-per-second 2500 --device-tflops 40 --disk-gb-per-second 5
         --dollars-per-hour 3 --dollars-per-tb-month 20
     """
+    if arguments and names_features(arguments[0]):
+        _plan_on_tokens(
+            resolve(StoreRun, {**given, "store": arguments[0]}, overrides=arguments[1:])
+        )
+        return
     config = resolve_arguments(Planning, given, arguments)
     _check_paper(config)
     check_features(config.features, "--features")
     sources = Sources(config)
-    columns = [Column("what", numeric=False), Column("how much", numeric=False, wraps=True)]
     refused = []
     for run in cells(sources.single_layers(), sources.probes):
         backbone = sources.backbone(run)
@@ -46,8 +59,34 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         images = run.data[0] if config.images is None else f"{config.images:,} images"
         lines = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"
-        console.print(TerminalTable(columns, lines, title, heads=False))
+        console.print(TerminalTable(_COLUMNS, lines, title, heads=False))
         refused += refusals(extraction, fitting)
+    if refused:
+        raise IceprobeError(refused[0])
+
+
+def _plan_on_tokens(config: StoreRun) -> None:
+    """The cost of a fit on tokens in files, which aren't read for it."""
+    import iceprobe
+    from iceprobe.datasets.token_split import FeatureSet
+    from iceprobe.store.features import form_of
+
+    dataset = iceprobe.load_dataset(str(config.store))
+    assert isinstance(dataset, FeatureSet)
+    shape, dtype = form_of(dataset)
+    check_train(dataset.splits, dataset.spec)
+    tokens: Any = str(dtype).removeprefix("torch.")
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    refused: list[str] = []
+    for run in cells(config):
+        groups = dataset.groups("train", run.groups)
+        targets = dataset.splits["train"].targets
+        check_fit(run, shape, dataset.classes, targets, dataset.task, groups)
+        fitting = iceprobe.plan_fit(shape, dataset, run.probe, fitting_of(run), tokens=tokens)
+        lines = rows_of_tokens(sizes, fitting)
+        title = f"{dataset.backbone} in {dataset.spec}"
+        console.print(TerminalTable(_COLUMNS, lines, title, heads=False))
+        refused += filter(None, [fitting.refusal])
     if refused:
         raise IceprobeError(refused[0])
 

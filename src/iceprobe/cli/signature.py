@@ -36,8 +36,8 @@ StoreArguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="STORE|CONFIG.YAML KEY=VALUE...",
-        help="A feature store that `iceprobe extract` made, or a file that names one as its "
-        "store; then keys that override.",
+        help="A feature store that `iceprobe extract` made, tokens of your own (features:FILE), or a "
+        "file that names either as its store; then keys that override.",
     ),
 ]
 Resume = Annotated[

@@ -203,12 +203,14 @@ class Sources:
 
     def check(self, run: Run) -> None:
         """Refuse probes, budgets, limits and draws that don't fit the run's backbone and images."""
+        from iceprobe.datasets.token_split import check_images
         from iceprobe.fitting.checks import check_trained
         from iceprobe.fitting.other_fit import Predicts
         from iceprobe.store.layout import chosen_rows
         from iceprobe.tasks.registry import pooled_task
 
         dataset = self.dataset(run)
+        check_images(dataset)
         check_train(dataset.splits, dataset.spec)
         targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))

@@ -75,6 +75,11 @@ def parse_spec(text: str) -> Spec:
     return Spec(kind or None, name, options)
 
 
+def names_features(place: Any) -> bool:
+    """Whether it is the spec of tokens in files, ``features:FILE``."""
+    return isinstance(place, str | os.PathLike) and str(place).startswith("features:")
+
+
 def typed_options(spec: Spec, types: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """The options of ``spec``, converted by ``types``, which has every valid key.
 

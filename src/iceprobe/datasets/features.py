@@ -13,7 +13,7 @@ import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
-from iceprobe.datasets.base import Column, Dataset
+from iceprobe.datasets.base import Column
 from iceprobe.datasets.cells import Rows
 from iceprobe.datasets.columns import AskedSplits, read_further, read_targets, several
 from iceprobe.datasets.feature_files.content import content_of
@@ -24,7 +24,7 @@ from iceprobe.datasets.feature_files.places import open_place
 from iceprobe.datasets.feature_files.split_lists import split_lists
 from iceprobe.datasets.table_files import TableFile, open_table
 from iceprobe.datasets.table_splits import divided, rows_of_splits, with_split
-from iceprobe.datasets.token_split import TokenSplit, hash_names
+from iceprobe.datasets.token_split import FeatureSet, TokenSplit, hash_names
 from iceprobe.tasks.targets import some
 
 AT_ONCE = 256  # examples that are read at once
@@ -76,19 +76,6 @@ class FeatureSplit(TokenSplit):
         if not self.content:  # without names the tokens alone say which examples these are
             self.content = content_of(self.examples, self.rows.tolist(), AT_ONCE)
         return self.content
-
-
-@dataclass(frozen=True)
-class FeatureSet(Dataset):
-    """A data set of tokens.
-
-    Attributes:
-        backbone: what made them, as far as is known.
-        has_class: whether the first prefix token is a class token.
-    """
-
-    backbone: str = "tokens"
-    has_class: bool = True
 
 
 def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:

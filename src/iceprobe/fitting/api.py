@@ -52,6 +52,7 @@ from iceprobe.results.replicates import merged
 from iceprobe.results.schema import Diverged, Files
 from iceprobe.settings import FitCall, Fitting, ProbeCall
 from iceprobe.store.format import FOLDS, Manifest
+from iceprobe.store.opening import open_store
 from iceprobe.store.reader import Store
 from iceprobe.tokens import TokenShape
 
@@ -68,6 +69,7 @@ def fit(
 
     Args:
         store: the tokens, with a ``train`` split and the split to report; or the store's folder; or
+            ``features:FILE``, tokens of your own in files (`iceprobe.load_features`); or
             the stores of several layers, which probes that name ``layers=`` read side by side
             (:meth:`iceprobe.Store.joined`).
         probes: spec strings: ``["knn", "linear", "ep32", "aim12"]``.
@@ -90,7 +92,7 @@ def fit(
             is no result at all.
     """
     if isinstance(store, str | Path):
-        store = Store.open(store)
+        store = open_store(store, progress=call.progress)
     if isinstance(store, Sequence):
         store = Store.joined(store)
     if not isinstance(store, Store):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.specs import names_features
 from iceprobe.core.trust import refuse_elsewhere
 from iceprobe.results.fitted import FittedResult
 
@@ -38,6 +39,8 @@ def stored_for(result: FittedResult, *, trust: bool = False) -> "Store":
     """The same from where it is stored, with all of its images. Raises as :func:`store_of`."""
     from iceprobe.store import Store
 
+    if (store := _in_files(result, trust)) is not None:
+        return store.asked_as(result.backbone, result.dataset, result.group)
     opened = [Store.open(place, trust=trust) for place in places_of(result, trust=trust)]
     joins = result.store.layers
     store = Store.joined(opened, depth=result.store.depth, trust=trust) if joins else opened[0]
@@ -48,6 +51,8 @@ def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
     """The manifest of its store, whose shards may be missing. Raises as :func:`store_of`."""
     if result.open_store is not None:
         return result.open_store.manifest.asked_as(result.backbone, result.dataset, result.group)
+    if (store := _in_files(result, trust)) is not None:
+        return store.manifest.asked_as(result.backbone, result.dataset, result.group)
     from iceprobe.store.format import read_manifest
 
     manifests = [read_manifest(place) for place in places_of(result, trust=trust)]
@@ -57,6 +62,26 @@ def manifest_of(result: FittedResult, *, trust: bool = False) -> "Manifest":
 
         manifest = joined_manifest(manifests, result.store.depth)
     return manifest.asked_as(result.backbone, result.dataset, result.group)
+
+
+def _in_files(result: FittedResult, trust: bool) -> "Store | None":
+    """The store of tokens that lie in files of the user (``features:FILE``), which are read again.
+
+    Raises:
+        IceprobeError: if they aren't what they were.
+    """
+    if result.store.path is not None or not names_features(result.dataset):
+        return None
+    from iceprobe.store import load_features
+
+    refuse_elsewhere(f"the result of {result.label}", result.dataset, trust)
+    store = load_features(result.dataset)
+    if store.identity != result.store.identity:
+        raise IceprobeError(
+            f"tokens or targets in {result.dataset} have changed since {result.label} was fitted: put them "
+            "back, or run again"
+        )
+    return store
 
 
 def places_of(result: FittedResult, *, trust: bool = False) -> "list[Path | RemotePath]":

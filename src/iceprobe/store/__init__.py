@@ -13,6 +13,7 @@ _HOME = {
     "from_tokens": "given",
     "live": "live_split",
     "load_features": "features",
+    "open_store": "opening",
     "repair": "writer",
 }
 

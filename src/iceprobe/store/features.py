@@ -16,7 +16,8 @@ from iceprobe.core.text import shown
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.feature_files.content import Content
 from iceprobe.datasets.feature_files.examples import Read
-from iceprobe.datasets.features import AT_ONCE, FeatureSet, FeatureSplit
+from iceprobe.datasets.features import AT_ONCE, FeatureSplit
+from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.store.assembled import given_store
 from iceprobe.store.given_arrays import Rounded, common_dtype
@@ -56,8 +57,7 @@ def load_features(
             f"{shown(features)} are no tokens of your own: name them as features:FILE, or extract tokens of "
             "images, iceprobe.extract(backbone, data)"
         )
-    parts = {name: one for name, one in dataset.splits.items() if isinstance(one, FeatureSplit)}
-    shape, dtype = _shape(parts, dataset.has_class)
+    parts, (shape, dtype) = _parts(dataset), form_of(dataset)
     held, hashes = {}, {}
     for name, part in parts.items():
         report = None if progress is None else partial(callback(progress) or _none, f"read {name}")
@@ -72,8 +72,17 @@ def _none(*_: Any) -> None:
     return
 
 
-def _shape(parts: dict[str, FeatureSplit], has_class: bool) -> tuple[TokenShape, torch.dtype]:
-    """The shape of all splits' tokens, and the dtype in which they are stored."""
+def _parts(dataset: FeatureSet) -> dict[str, FeatureSplit]:
+    return {name: one for name, one in dataset.splits.items() if isinstance(one, FeatureSplit)}
+
+
+def form_of(dataset: FeatureSet) -> tuple[TokenShape, torch.dtype]:
+    """The shape of all splits' tokens, and the dtype in which they are stored; no token is read.
+
+    Raises:
+        IceprobeError: if splits differ in it, or a grid doesn't fit.
+    """
+    parts = _parts(dataset)
     (name, first), *others = parts.items()
     for other, part in others:
         for what, mine, its in (
@@ -108,7 +117,7 @@ def _shape(parts: dict[str, FeatureSplit], has_class: bool) -> tuple[TokenShape,
         num_tokens=round(float(together.mean())),
         num_prefix=prefix,
         grid=grid,
-        has_class=has_class and prefix > 0,
+        has_class=dataset.has_class and prefix > 0,
         vectors=pooled,
         lengths=None if low == high else (low, high),
         coords=examples.forms.get("coords", (0,))[0],

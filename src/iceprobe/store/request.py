@@ -17,6 +17,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Dataset
+from iceprobe.datasets.token_split import check_images
 from iceprobe.machine.processes import world
 from iceprobe.settings import Extraction, Live
 from iceprobe.store.format import (
@@ -139,6 +140,7 @@ def describe(
         IceprobeError: if the backbone can't read such examples, a split is missing or empty, or there are
             views but no training split.
     """
+    check_images(dataset)
     backbone.check_reads(dataset)
     if settings.augmentation is not None and backbone.preprocessing.kind != "image":
         raise IceprobeError(
