@@ -83,3 +83,15 @@ def test_wrong_input_is_one_line(iceprobe, spec, arguments, words):
 
 def test_ls_shows_the_source(iceprobe):
     assert "features:train.h5?test=test.h5&target=y" in iceprobe("ls", "datasets", "features").out
+
+
+def test_extract_from_writes_a_store_that_fit_reads(iceprobe, spec, tmp_path):
+    ended = iceprobe("extract", "--from", spec)
+    assert (ended.code, ended.err) == (0, "")
+    place = ended.out.splitlines()[-1]
+    assert iceprobe("extract", "--verify", place).code == 0
+    one = library.fit(place, ["linear", "ep4"], epochs=2, seeds=1, output=tmp_path / "one")
+    other = library.fit(spec, ["linear", "ep4"], epochs=2, seeds=1, output=tmp_path / "other")
+    assert [result.score for result in one] == [result.score for result in other]
+    wrong = iceprobe("extract", "--from", spec, "--tokens", "int8")
+    assert "--tokens is of images and a backbone" in wrong.err

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 import iceprobe
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.feature_files import arrays as opened
+from iceprobe.store import extract_in_memory, save
 from tests.datasets.test_features import BAGS, LENGTHS, clam
+from tests.store.conftest import content, make_backbone, make_dataset
 
 h5py = pytest.importorskip("h5py", reason="needs the extra [hdf5]")
 FAST = {"seeds": 1, "epochs": 2, "learning_rates": [1e-2]}
@@ -84,6 +86,14 @@ def test_prefix_pooled_and_grid(tmp_path):
     assert not iceprobe.load_features(
         f"features:{file}?test_fraction=0.5&has_class=false"
     ).has_class
+
+
+def test_the_widest_of_tokens_and_prefix_is_stored(tmp_path):
+    x, y = tokens(12, np.float16)
+    file = write(tmp_path / "a.h5", x, y, prefix=np.full((12, 1, 8), 1e5, np.float32))
+    store = iceprobe.load_features(f"features:{file}?test_fraction=0.5")
+    assert store.manifest.settings.tokens == "float32"
+    assert (store["test"].prefix == 1e5).all()
 
 
 def test_bags_are_read_row_by_row(tmp_path):
@@ -242,3 +252,58 @@ def refused(spec: str, words: str) -> None:
     with pytest.raises(IceprobeError, match=words) as error:
         iceprobe.load_features(spec)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_saved_tokens_are_an_ordinary_store(tmp_path, monkeypatch, several):
+    monkeypatch.setattr("iceprobe.store.features.SHARD_IMAGES", 16)
+    (x, y), rng = tokens(60), np.random.default_rng(1)
+    further = {
+        "prefix": rng.normal(size=(60, 2, 8)),
+        "pooled": rng.normal(size=(60, 5)),
+        "site": y % 2,
+    }
+    file = write(tmp_path / "a.h5", x if several else x[:, 0], y, **further)
+    store = iceprobe.load_features(f"features:{file}?test_fraction=0.3&slice=site")
+    saved = save(store, tmp_path / "features")
+    opened = iceprobe.Store.open(saved.path, verify=True)
+    assert opened.identity == saved.identity == store.identity
+    assert len(opened.manifest.splits["train"].shards) == 3
+    for split in ("train", "test"):
+        ours, its = store[split], opened[split]
+        for name in ("mean", "prefix", "labels", "index"):
+            np.testing.assert_array_equal(getattr(its, name), getattr(ours, name))
+        np.testing.assert_array_equal(its.columns["site"], ours.columns["site"])
+        np.testing.assert_array_equal(its.vector("pooled"), ours.vector("pooled"))
+        if several:
+            rows = range(len(ours))
+            assert torch.equal(its.patches(rows), ours.patches(rows))
+    assert opened.names("test", [0]) == store.names("test", [0])  # found again by the spec
+    assert save(store, tmp_path / "features").path == saved.path
+
+
+def test_a_stopped_saving_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("iceprobe.store.features.SHARD_IMAGES", 10)
+    store = iceprobe.load_features(
+        f"features:{write(tmp_path / 'a.h5', *tokens(60))}?test_fraction=0.5"
+    )
+    save(store, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage, done, total):
+        if stage == "save test":
+            raise Stop
+
+    with pytest.raises(Stop):
+        save(store, tmp_path / "stopped", progress=stop)
+    left = content(tmp_path / "stopped")
+    assert 0 < len(left) < len(content(tmp_path / "whole"))
+    save(store, tmp_path / "stopped")
+    assert content(tmp_path / "stopped") == content(tmp_path / "whole")
+
+
+def test_tokens_of_a_backbone_are_not_saved(tmp_path):
+    with pytest.raises(IceprobeError, match="only tokens of your own are saved"):
+        save(extract_in_memory(make_backbone(), make_dataset(), device="cpu"), tmp_path)

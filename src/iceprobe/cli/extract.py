@@ -21,6 +21,10 @@ from iceprobe.settings import Extraction, ExtractRun
 @options(ExtractRun)
 def extract(
     given: Given,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Write tokens of your own, features:FILE, as a store."),
+    ] = None,
     repair: Annotated[
         Path | None,
         typer.Option(help="Repair this store: extract its corrupt shards again, nothing else."),
@@ -31,7 +35,7 @@ def extract(
         typer.Option(help="Read all of this store and compare its checksums, nothing else."),
     ] = None,
 ) -> None:
-    """Write the tokens of every image to a feature store, resumable and checked.
+    """Write the tokens of every image, or tokens of your own, to a feature store, resumable and checked.
 
     A killed extraction always goes on at its next shard when the same command is given again; to
     begin it again, remove the store or take another --features.
@@ -41,9 +45,13 @@ def extract(
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter
       iceprobe extract --backbone timm:vit_base_patch16_224.mae --data folder:/data/birds --forward-dtype bfloat16
       iceprobe extract --backbone bundled:mae-tiny --data bundled:fashion-clutter --views 4
+      iceprobe extract --from "features:train.h5?test=test.h5&target=y"
       iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
     """
+    if from_ is not None:
+        say(_save(from_, given))
+        return
     for name, store in (("--repair", repair), ("--verify", verify)):
         if store is not None and ("backbone" in given or "data" in given):
             raise IceprobeError(
@@ -66,6 +74,22 @@ def _extract(config: ExtractRun) -> Path | RemotePath:
         store = iceprobe.extract(backbone, dataset, config.features, settings, progress=progress)
     assert store.path is not None  # extract() writes
     return store.path
+
+
+def _save(spec: str, given: Given) -> Path | RemotePath:
+    """Tokens in files as a store."""
+    if others := [f"--{name.replace('_', '-')}" for name in given if name != "features"]:
+        raise IceprobeError(
+            f"{others[0]} is of images and a backbone, and --from {spec!r} has its tokens: leave it out"
+        )
+    from iceprobe.store import load_features, save
+
+    features = Path(given.get("features", "features"))
+    check_features(features, "--features")
+    with Bars() as progress:
+        stored = save(load_features(spec, progress=progress), features, progress=progress)
+    assert stored.path is not None
+    return stored.path
 
 
 def _repair(path: Path, trust: bool) -> Path:

@@ -15,6 +15,7 @@ _HOME = {
     "load_features": "features",
     "open_store": "opening",
     "repair": "writer",
+    "save": "saving",
 }
 
 __all__ = list(_HOME)

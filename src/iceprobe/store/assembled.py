@@ -9,6 +9,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, parse_spec
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Dataset
+from iceprobe.settings import SHARD_IMAGES
 from iceprobe.store.format import BackboneRecord, ExtractionSettings, ShardRecord
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store
@@ -24,6 +25,7 @@ def given_store(
     dtype: torch.dtype,
     hashes: Mapping[str, str],
     backbone: str,
+    shard_images: int = SHARD_IMAGES,
 ) -> Store:
     """The store of ``splits``, which isn't on disk.
 
@@ -34,6 +36,7 @@ def given_store(
         dtype: as they are stored.
         hashes: of the tokens of each split: the identity of what made them.
         backbone: name of that in tables.
+        shard_images: examples a shard, should it be saved.
     """
     record = BackboneRecord(
         spec=given_spec("backbone", backbone),
@@ -45,7 +48,11 @@ def given_store(
     )
     stored_as = next(name for name, one in DTYPES.items() if one == dtype)
     several = any(split.has_patches for split in splits.values())
-    settings = ExtractionSettings(tokens=stored_as, patches=several)  # type: ignore[arg-type]
+    settings = ExtractionSettings(
+        tokens=stored_as,  # type: ignore[arg-type]
+        patches=several,
+        shard_images=shard_images,
+    )
     manifest = describe_as(record, shape, dataset, settings, splits=None, limit=None)
     for name, split in splits.items():
         n = len(split)

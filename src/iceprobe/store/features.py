@@ -19,6 +19,7 @@ from iceprobe.datasets.feature_files.examples import Read
 from iceprobe.datasets.features import AT_ONCE, FeatureSplit
 from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
+from iceprobe.settings import SHARD_IMAGES
 from iceprobe.store.assembled import given_store
 from iceprobe.store.given_arrays import Rounded, common_dtype
 from iceprobe.store.layout import COLUMN, Layout
@@ -26,6 +27,7 @@ from iceprobe.store.reader import Store
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import TokenShape
 
+SHARD_BYTES = 2**30  # of a shard, about, should it be saved
 BYTES_AT_ONCE = 2**24  # of tokens that are read at once, if an example is smaller
 
 
@@ -61,11 +63,14 @@ def load_features(
     held, hashes = {}, {}
     for name, part in parts.items():
         report = None if progress is None else partial(callback(progress) or _none, f"read {name}")
-        tensors, hashes[name] = _read_once(part, shape, dtype, report)
+        tensors, (content, beside) = _read_once(part, shape, dtype, report)
+        hashes[name] = content + beside
         if part.examples.names is None:
-            part.content = hashes[name]
+            part.content = content
         held[name] = _split(part, tensors, shape, dtype)
-    return given_store(dataset, held, shape, dtype, hashes, dataset.backbone)
+    each = max(1, shape.num_tokens) * shape.dim * dtype.itemsize
+    shard_images = max(1, min(SHARD_IMAGES, SHARD_BYTES // each))
+    return given_store(dataset, held, shape, dtype, hashes, dataset.backbone, shard_images)
 
 
 def _none(*_: Any) -> None:
@@ -128,8 +133,8 @@ def form_of(dataset: FeatureSet) -> tuple[TokenShape, torch.dtype]:
 
 def _read_once(
     part: FeatureSplit, shape: TokenShape, dtype: torch.dtype, report: Any
-) -> tuple[dict[str, Tensor], str]:
-    """The small tensors of a split, and the hash of its content.
+) -> tuple[dict[str, Tensor], tuple[str, str]]:
+    """The small tensors of a split, and the hashes of its tokens and of what is beside them.
 
     Raises:
         IceprobeError: naming the first example that isn't finite, or a dimension that float32 rounds
@@ -141,7 +146,7 @@ def _read_once(
         "mean": torch.empty(n, shape.dim),
         **{name: torch.empty(n, width) for name, width in shape.vectors.items()},
     }
-    content, rounded = Content(), Rounded(dtype)
+    content, beside, rounded = Content(), Content(), Rounded(dtype)
     size = max(1, shape.longest) * shape.dim * dtype.itemsize
     at_once = max(1, min(AT_ONCE if size > 2**14 else 2**14, BYTES_AT_ONCE // size))
     for start in range(0, n, at_once):
@@ -166,18 +171,17 @@ def _read_once(
             mean = kept.float() if block.ndim == 2 else kept.float().mean(1)
             found["mean"][at : at + len(block)] = mean
             at += len(block)
-        for name in ("prefix", *shape.vectors):
-            if name in examples.forms:
-                pieces = torch.stack([*examples.read(name, rows)])
-                if not pieces.isfinite().all():
-                    row = int((~pieces.flatten(1).isfinite().all(1)).nonzero()[0])
-                    raise _not_finite(part, start + row, f"its {name} ")
-                found[name][start : start + len(rows)] = pieces
-                content.add(pieces)
+        for name in examples.forms:
+            for i, one in enumerate(examples.read(name, rows), start):
+                if not one.isfinite().all():
+                    raise _not_finite(part, i, f"its {name} ")
+                beside.add(one)
+                if name in found:
+                    found[name][i] = one
         if report is not None:
             report(min(n, start + at_once), n)
     rounded.check(f"tokens of {part.name!r}")
-    return found, content.hexdigest()
+    return found, (content.hexdigest(), beside.hexdigest() if examples.forms else "")
 
 
 def _not_finite(part: FeatureSplit, row: int, what: str = "it ") -> IceprobeError:

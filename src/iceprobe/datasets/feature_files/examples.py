@@ -189,6 +189,8 @@ class OneFile(Examples):
             count, self.dim, self.grid = size_of(form.shape[1:], self.axes)
             self.lengths = np.full(self._n, count)
         self._take_parts(what)
+        if "prefix" in self.keys:
+            self.dtype = widest((form.dtype, arrays.forms[self.keys["prefix"]].dtype))
 
     def _offsets(self, form: Form, what: str) -> np.ndarray | None:
         """``(n + 1,)``, where each example's rows begin, and the end."""
@@ -327,7 +329,7 @@ class Apart(Examples):
                 )
             self.dim, self.grid = dim, grid if not row or grid == self.grid else ()
             lengths.append(length)
-            dtypes.add(form.dtype)
+            dtypes |= {forms[keys[part]].dtype for part in ("features", "prefix") if part in keys}
             self.keys.append(keys)
             self._take_parts(forms, keys, length, what, row)
             first = first or forms
@@ -335,7 +337,7 @@ class Apart(Examples):
                 progress(row + 1)
         self.grid = self.grid or None
         self._decide(np.array(lengths, np.int64), vectors)
-        self.dtype = dtypes.pop() if len(dtypes) == 1 else str(_widest(dtypes))
+        self.dtype = widest(dtypes)
         self.columns = [
             name.removeprefix(self.sources[0][1])
             for name, form in first.items()
@@ -457,7 +459,8 @@ def _turned(tensor: Tensor, part: str, read_as: Reading) -> Tensor:
     return tensor
 
 
-def _widest(dtypes: Iterable[str]) -> str:
+def widest(dtypes: Iterable[str]) -> str:
+    """Name of the dtype that holds numbers of all of these."""
     found = [getattr(torch, name) for name in dtypes]
     widest = found[0]
     for one in found[1:]:

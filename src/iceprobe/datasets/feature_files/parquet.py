@@ -10,7 +10,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.feature_files.arrays import Form, as_tensor, reading
-from iceprobe.datasets.feature_files.examples import Examples, Read, Reading, state_of
+from iceprobe.datasets.feature_files.examples import Examples, Read, Reading, state_of, widest
 from iceprobe.datasets.feature_files.keys import roles_of
 from iceprobe.datasets.table_files import open_parquet
 
@@ -35,7 +35,7 @@ class OfParquet(Examples):
         self.keys: dict[str, str] = {
             part: keys[part] for part in ("features", "prefix", "coords") if part in keys
         }
-        self.dtype = forms[self.keys["features"]].dtype
+        self.dtype = widest(forms[key].dtype for part, key in self.keys.items() if part != "coords")
         self._held: dict[str, tuple[int, list[Tensor]]] = {}
         self._measure(len(forms[self.keys["features"]].shape) > 2)
         self.columns = [name for name in depths if name not in self.keys.values()]
