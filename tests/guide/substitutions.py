@@ -66,6 +66,7 @@ SHORTER = {
     "fit": "--epochs 1 --seeds 1 --learning-rates 1e-2",
     "adapt": "--limit 60 --epochs 1 --seeds 1 --learning-rates 1e-2 --batch-size 30",
     "segment": "--limit 40 --epochs 1 --seeds 1 --learning-rates 1e-2",
+    "extract --from": "",
     "extract": "--limit 60",
 }
 

@@ -28,7 +28,6 @@ from iceprobe.datasets.token_split import FeatureSet, TokenSplit, hash_names
 from iceprobe.tasks.targets import some
 
 AT_ONCE = 256  # examples that are read at once
-_SPLITS = "splits"  # name of the column that lists of names make
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ def _split(
             )
         values, listed, lines = split_lists(asked.splits, source.examples, source.rows)
         source, whole = source.take(listed), whole.take(listed)
-        column, assumed = _SPLITS, lines
+        column, assumed = Path(asked.splits).name, lines
         whole = Rows({**whole.values, column: values}, whole.place)
     if column is None:
         return together, rows, []
