@@ -113,6 +113,70 @@ def test_bags_are_read_row_by_row(tmp_path):
         np.testing.assert_allclose(part.mean[row], BAGS[slide].mean(0), rtol=1e-6)
 
 
+@pytest.fixture
+def slides(tmp_path):
+    """Bags of tiles whose first number says the class, their coordinates, and the spec of their folder."""
+    rng, rows = np.random.default_rng(0), ["slide_id,label,split"]
+    (tmp_path / "h5_files").mkdir()
+    bags, places, labels = [], [], []
+    for i in range(45):
+        n, label = int(rng.integers(2, 30)), i % 3
+        bags.append(rng.normal(size=(n, 8)).astype(np.float32) + label)
+        places.append(rng.integers(0, 999, size=(n, 2)))
+        labels.append(label)
+        with h5py.File(tmp_path / "h5_files" / f"s{i:02d}.h5", "w") as file:
+            file.create_dataset("features", data=bags[-1], chunks=(1, 8))
+            file["coords"] = places[-1]
+        rows.append(f"s{i:02d},{label},{'train' if i < 30 else 'test'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    return bags, places, labels, f"features:{tmp_path}/h5_files?table={tmp_path}/labels.csv"
+
+
+def test_bags_are_probed_as_lists_of_arrays_are(slides, tmp_path):
+    bags, places, labels, spec = slides
+    store = iceprobe.load_features(spec)
+    turned = [one[:, ::-1].copy() for one in places]
+    given = iceprobe.from_tokens(
+        {"train": (bags[:30], labels[:30]), "test": (bags[30:], labels[30:])},
+        coords={"train": turned[:30], "test": turned[30:]},
+    )
+    assert store.shape == given.shape
+    mine, its = store["train"].tokens([5, 29, 0]), given["train"].tokens([5, 29, 0])
+    for name in ("patches", "mask", "coords", "prefix"):
+        assert torch.equal(getattr(mine, name), getattr(its, name))
+    assert torch.equal(store["train"].mean, given["train"].mean)
+    probes = ["knn", "linear", "ep4", "abmilp"]
+    one = iceprobe.fit(store, probes, output=tmp_path / "a", **FAST)
+    other = iceprobe.fit(given, probes, output=tmp_path / "b", **FAST)
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(
+            ours.predictions().logits().values, theirs.predictions().logits().values
+        )
+
+
+def test_saved_bags_are_what_the_files_hold(slides, tmp_path, monkeypatch):
+    monkeypatch.setattr("iceprobe.store.features.SHARD_IMAGES", 8)
+    bags, places, _, spec = slides
+    store = iceprobe.load_features(spec)
+    opened = iceprobe.Store.open(save(store, tmp_path / "features").path, verify=True)
+    assert opened.identity == store.identity
+    assert opened.shape == store.shape
+    tokens = opened["test"].tokens(range(15))
+    for row, (bag, place) in enumerate(zip(bags[30:], places[30:], strict=True)):
+        np.testing.assert_array_equal(tokens.patches[row][tokens.mask[row]], bag)
+        np.testing.assert_array_equal(tokens.coords[row][tokens.mask[row]], place[:, ::-1])
+    assert opened.names("test", [3]) == ["s33"]
+
+
+def test_splits_of_other_lengths(tmp_path):
+    x, y = tokens(12)
+    train, test = write(tmp_path / "a.h5", x, y), write(tmp_path / "b.h5", x[:, :4], y)
+    store = iceprobe.load_features(f"features:{train}?test={test}")
+    assert store.shape.lengths == (4, 6)
+    np.testing.assert_array_equal(store["test"].patches([3, 1]), x[[3, 1], :4])
+    np.testing.assert_array_equal(store["train"].patches([3, 1]), x[[3, 1]])
+
+
 @pytest.mark.parametrize(
     ("given", "stored"),
     [("float16", "float16"), ("float64", "float32"), (">f4", "float32"), ("int32", "float32")],

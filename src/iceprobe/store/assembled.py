@@ -14,6 +14,7 @@ from iceprobe.store.format import BackboneRecord, ExtractionSettings, ShardRecor
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store
 from iceprobe.store.request import describe_as
+from iceprobe.store.shard_writer import counted
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import GIVEN, TokenShape
 
@@ -56,7 +57,8 @@ def given_store(
     manifest = describe_as(record, shape, dataset, settings, splits=None, limit=None)
     for name, split in splits.items():
         n = len(split)
-        whole = ShardRecord(file="", start=0, stop=n, images=n, bytes=0, sha256="")
+        tokens = None if split.lengths is None else counted(torch.from_numpy(split.lengths))
+        whole = ShardRecord(file="", start=0, stop=n, images=n, bytes=0, sha256="", tokens=tokens)
         manifest.splits[name].shards = [whole]
     return Store(manifest, splits, dataset=dataset)
 

@@ -21,10 +21,11 @@ from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.settings import SHARD_IMAGES
 from iceprobe.store.assembled import given_store
-from iceprobe.store.given_arrays import Rounded, common_dtype
+from iceprobe.store.given_arrays import Rounded, common_dtype, mean_of
 from iceprobe.store.layout import COLUMN, Layout
 from iceprobe.store.reader import Store
-from iceprobe.store.split import StoredSplit
+from iceprobe.store.shards import LENGTH
+from iceprobe.store.split import Held, StoredSplit
 from iceprobe.tokens import TokenShape
 
 SHARD_BYTES = 2**30  # of a shard, about, should it be saved
@@ -157,20 +158,12 @@ def _read_once(
             if not (one.isfinite().all() if finite is None else finite[i]):
                 raise _not_finite(part, start + i)
             content.add(one)
-        whole = (
-            read
-            if isinstance(read, Tensor)
-            else torch.stack(list(read))
-            if shape.lengths is None
-            else None
+        if not isinstance(read, Tensor) and not shape.ragged:
+            read = torch.stack(read)
+        kept: Held = (
+            rounded.add(read) if isinstance(read, Tensor) else [rounded.add(one) for one in read]
         )
-        blocks = [whole] if whole is not None else [one[None] for one in read]
-        at = start
-        for block in blocks:
-            kept = rounded.add(block)
-            mean = kept.float() if block.ndim == 2 else kept.float().mean(1)
-            found["mean"][at : at + len(block)] = mean
-            at += len(block)
+        found["mean"][start : start + len(rows)] = mean_of(kept)
         for name in examples.forms:
             for i, one in enumerate(examples.read(name, rows), start):
                 if not one.isfinite().all():
@@ -211,7 +204,7 @@ def _split(
         if shape.coords:
             layout["coords"] = (torch.float32, (tokens, shape.coords))
         if shape.ragged:
-            held["length"] = torch.from_numpy(examples.lengths[part.rows])
+            held[LENGTH] = torch.from_numpy(examples.lengths[part.rows])
     layout |= {name: (one.dtype, tuple(one.shape[1:])) for name, one in held.items()}
 
     def gather(name: str, rows: np.ndarray, out: Tensor) -> None:
@@ -225,10 +218,9 @@ def _split(
     def whole(name: str) -> Tensor:
         if name in held:
             return held[name]
-        form, size = layout[name], (n, shape.longest, *layout[name][1][1:])
-        out = torch.zeros(size, dtype=form[0])
-        gather(name, np.arange(n), out)
-        return out
+        read = examples.read(sources[name], part.rows.tolist())
+        found = read if isinstance(read, Tensor) and not shape.ragged else torch.cat([*read])
+        return found.to(layout[name][0])
 
     return StoredSplit(
         whole,
@@ -243,7 +235,7 @@ def _split(
 def fill(out: Tensor, found: Read) -> None:
     """Copy tokens ``(N_i, …)`` to the first N_i rows of each of ``out (b, L, …)``."""
     if isinstance(found, Tensor):
-        out[: len(found)] = found
+        out[: len(found), : found.shape[1]] = found
         return
     for row, one in enumerate(found):
         out[row, : len(one)] = one

@@ -7,29 +7,25 @@ there are no patch tokens. X ``(n, N, D)`` are patch tokens, whose mean is compu
 ``(N_i, D)``, an example each.
 """
 
-import contextlib
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import Spec, parse_spec
 from iceprobe.core.text import shown
 from iceprobe.core.trust import plain_name
-from iceprobe.datasets.base import TRAIN, Column, Dataset, Split
+from iceprobe.datasets.base import TRAIN, Column, Dataset
 from iceprobe.datasets.cells import names_of
 from iceprobe.datasets.columns import without_group
 from iceprobe.datasets.given_targets import GivenTargets, read_targets
+from iceprobe.datasets.token_split import TokenSplit, hash_names
 from iceprobe.settings import GivenTokens
-from iceprobe.store.format import BackboneRecord, ExtractionSettings, ShardRecord
+from iceprobe.store.assembled import given_spec, given_store
 from iceprobe.store.given_arrays import (
     as_held,
     as_stored,
@@ -41,14 +37,12 @@ from iceprobe.store.given_arrays import (
     mean_of,
     width,
 )
-from iceprobe.store.layout import COLUMN, DTYPES
+from iceprobe.store.layout import COLUMN
 from iceprobe.store.reader import Store
-from iceprobe.store.request import describe_as
-from iceprobe.store.shard_writer import counted
 from iceprobe.store.shards import LENGTH
 from iceprobe.store.split import Held, memory_split
 from iceprobe.tasks.registry import get_task
-from iceprobe.tokens import GIVEN, TokenShape
+from iceprobe.tokens import TokenShape
 
 HOW = 'give {"train": (X, y), "test": (X, y)}'
 
@@ -92,7 +86,7 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
         for split in x
     }
     # Named examples are the same in other tokens of them.
-    contents = hashes if call.names is None else {s: _hash_names(one) for s, one in names.items()}
+    contents = hashes if call.names is None else {s: hash_names(one) for s, one in names.items()}
     dataset = _dataset(targets, names, contents, call)
     log_assumptions(dataset.assumed)
 
@@ -110,23 +104,8 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
         lengths=(int(every.min()), int(every.max())) if ragged else None,
         coords=width(coords[TRAIN]) if coords else 0,
     )
-    backbone = BackboneRecord(
-        spec=_spec("backbone", call.backbone),
-        name=call.backbone,
-        paradigm="unknown",
-        pooled_class=False,
-        identity={"tokens": hashes, "grid": call.grid, "has_class": shape.has_class},
-        preprocessing={},
-    )
-    stored_as = next(name for name, one in DTYPES.items() if one == prefix[TRAIN].dtype)
-    settings = ExtractionSettings(tokens=stored_as, patches=several)  # type: ignore[arg-type]
-    manifest = describe_as(backbone, shape, dataset, settings, splits=None, limit=None)
     held = {}
     for split, part in dataset.splits.items():
-        n = len(part)
-        tokens = counted(lengths[split]) if ragged else None
-        whole = ShardRecord(file="", start=0, stop=n, images=n, bytes=0, sha256="", tokens=tokens)
-        manifest.splits[split].shards = [whole]
         tensors = {
             **({"patches": x[split]} if several else {}),
             **({"coords": coords[split]} if coords else {}),
@@ -134,27 +113,11 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
             "prefix": prefix[split],
             "mean": mean_of(x[split]),
             "label": torch.from_numpy(part.labels),
-            "index": torch.arange(n),
+            "index": torch.arange(len(part)),
             **{COLUMN + name: torch.from_numpy(one.codes) for name, one in part.columns.items()},
         }
         held[split] = memory_split(tensors, shape)
-    return Store(manifest, held, dataset=dataset)
-
-
-class TokenSplit(Split):
-    """Examples of which only tokens are known; ``content`` is their hash."""
-
-    def __init__(
-        self, name: str, labels: np.ndarray, names: Sequence[str], *, content: str, **more: Any
-    ):
-        super().__init__(name, labels, names, **more)
-        self.content = content
-
-    def image(self, index: int) -> Image.Image:
-        raise IceprobeError(f"{self.names[index]!r} was given as tokens: there is no image of it")
-
-    def fingerprint(self) -> str:
-        return self.content
+    return given_store(dataset, held, shape, prefix[TRAIN].dtype, hashes, call.backbone)
 
 
 def _pairs(splits: Any) -> dict[str, tuple[Any, Any]]:
@@ -202,7 +165,7 @@ def _dataset(
         for split, array in targets.arrays.items()
     }
     return Dataset(
-        _spec("name", call.name),
+        given_spec("name", call.name),
         call.name,
         targets.classes,
         parts,
@@ -213,14 +176,6 @@ def _dataset(
         fold="fold" if call.folds is not None else None,
         slices=slices,
     )
-
-
-def _spec(option: str, name: str) -> str:
-    """The spec of a name, which must be one."""
-    with contextlib.suppress(IceprobeError):
-        if parse_spec(f"{GIVEN}:{name}") == Spec(GIVEN, name):
-            return f"{GIVEN}:{name}"
-    raise IceprobeError(f"{option}={shown(name)}: give a name without '?'")
 
 
 def _tokens(
@@ -398,7 +353,3 @@ def _units(units: Sequence[str] | None, task: str, outputs: int) -> list[str]:
             + (f"{outputs} of them" if task == "regression" else f"of {task}")
         )
     return list(units)
-
-
-def _hash_names(names: Sequence[str]) -> str:
-    return hashlib.sha256(repr(list(names)).encode("utf-8", "surrogatepass")).hexdigest()

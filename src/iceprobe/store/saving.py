@@ -69,7 +69,9 @@ def _write(store: Store, destination: Destination, show: ProgressCallback | None
             rows = np.arange(start, start + manifest.rows(name, number))
             writer = ShardWriter(destination.folder / shard_file(name, number))
             try:
-                for some in np.array_split(rows, _pieces(len(rows), layout)):
+                for some in np.array_split(
+                    rows, _pieces(len(rows), layout, manifest.shape.longest)
+                ):
                     writer.write({key: part.rows(key, some) for key in layout})
                     done += len(some)
                     if show is not None:
@@ -89,5 +91,6 @@ def _write(store: Store, destination: Destination, show: ProgressCallback | None
             destination.record(name, destination.put(shard))
 
 
-def _pieces(rows: int, layout: Layout) -> int:
-    return max(1, min(rows, -(-rows * image_bytes(layout) // BYTES_AT_ONCE)))
+def _pieces(rows: int, layout: Layout, tokens: int) -> int:
+    """In how many pieces rows are written; ``tokens`` are those of the longest example."""
+    return max(1, min(rows, -(-rows * image_bytes(layout, tokens=tokens) // BYTES_AT_ONCE)))
