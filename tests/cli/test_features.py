@@ -95,3 +95,27 @@ def test_extract_from_writes_a_store_that_fit_reads(iceprobe, spec, tmp_path):
     assert [result.score for result in one] == [result.score for result in other]
     wrong = iceprobe("extract", "--from", spec, "--tokens", "int8")
     assert "--tokens is of images and a backbone" in wrong.err
+
+
+def test_a_run_is_read_on_the_tokens_of_another_hospital(iceprobe, spec, tmp_path):
+    """The other one has the same examples here, so that predictions are those of the run's own test split."""
+    x, y = tokens(30)
+    write(tmp_path / "b.h5", x, y)
+    other = "features:b.h5?test_fraction=1"
+    asked = ("--probe", "knn", "--probe", "ep4", *FAST, "--output", "run")
+    ended = iceprobe("fit", spec, *asked, "--test", f"b={other}")
+    assert (ended.code, ended.err) == (0, "")
+    read = library.read_results("run/tests/b")
+    for one, own in zip(read, library.read_results("run"), strict=True):
+        logits, expected = (r.predictions().logits().values.astype(np.float32) for r in (one, own))
+        np.testing.assert_allclose(logits, expected, atol=1e-2)
+    assert any("taken to be of the run's own encoder" in line for line in read[0].assumed)
+    for change, words in (
+        ("&backbone=uni", "say backbone=tokens of them if one encoder made both"),
+        ("&key=narrow", "has tokens of width 4, and the run's have 8"),
+    ):
+        write(tmp_path / "b.h5", x, y, narrow=x[..., :4].copy())
+        key = "" if "key" in change else "&key=features"
+        wrong = iceprobe("test", "run", "--data", f"{other}{key}{change}", "--name", "wrong")
+        assert wrong.code == 2
+        assert words in wrong.err

@@ -111,7 +111,7 @@ class FittedRun:
         units = first.units or (stored.dataset.units if stored else [])
         backbone = stored.backbone if stored else None
         what = self.stored_task, self.classes, units, first.backbone, backbone
-        return Predicts(*what, self.group)
+        return Predicts(*what, self.group, stored.shape.dim if stored else None)
 
     @property
     def run_seed(self) -> int | None:

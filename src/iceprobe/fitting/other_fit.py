@@ -7,7 +7,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
+from iceprobe.core.specs import parse_spec, unknown
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.matching import Matching, matched
@@ -16,6 +16,7 @@ from iceprobe.probes.inputs import input_of
 from iceprobe.store.format import BackboneRecord, DatasetRecord, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.tasks.registry import get_task
+from iceprobe.tokens import GIVEN
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Predicts:
         spec: of its backbone.
         backbone: the record of that, where it is known.
         group: name of its column of groups.
+        dim: D of its tokens, where it is known.
     """
 
     task: str
@@ -37,12 +39,14 @@ class Predicts:
     spec: str
     backbone: BackboneRecord | None = None
     group: str | None = None
+    dim: int | None = None
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """What a run on this store predicts."""
         data, backbone = manifest.dataset, manifest.backbone
-        return cls(data.task, data.classes, data.units, backbone.spec, backbone, data.group)
+        what = data.task, data.classes, data.units, backbone.spec, backbone, data.group
+        return cls(*what, manifest.shape.dim)
 
     def match(self, theirs: Dataset | DatasetRecord, targets: NDArray[Any]) -> Matching:
         """How the outputs are read on a set, some of whose ``targets`` are to be read.
@@ -89,6 +93,12 @@ class Predicts:
             if place >= 0:
                 yield matching.names[place], ours[place], units[number]
 
+    def given_alike(self, store: Store) -> bool:
+        """Whether both have tokens that were given, which only the names of their encoders tell apart."""
+        return {parse_spec(self.spec).kind, parse_spec(store.manifest.backbone.spec).kind} == {
+            GIVEN
+        }
+
     def check_dataset(self, dataset: Dataset, split: str) -> None:
         """Refuse a data set that the run can't be read on.
 
@@ -125,12 +135,22 @@ class Predicts:
             IceprobeError: naming both.
         """
         theirs, ours = store.manifest.backbone, self.backbone
-        if ours is None:
+        if self.dim is not None and store.dim != self.dim:
+            raise IceprobeError(
+                f"{store.manifest.dataset.spec} has tokens of width {store.dim}, and the run's have "
+                f"{self.dim}: give tokens of its own encoder"
+            )
+        if ours is None or self.given_alike(store):
             same = theirs.spec == self.spec
         else:
             same = (ours.identity, ours.preprocessing) == (theirs.identity, theirs.preprocessing)
         if not same:
+            remedy = "give the images' spec in its place"
+            if self.given_alike(store):
+                remedy = (
+                    f"say backbone={parse_spec(self.spec).name} of them if one encoder made both"
+                )
             raise IceprobeError(
                 f"store {store.path or store.identity[:16]} has tokens of {theirs.spec!r}, which isn't the "
-                f"backbone of the run, {self.spec!r}: give the images' spec in its place"
+                f"backbone of the run, {self.spec!r}: {remedy}"
             )

@@ -133,6 +133,11 @@ class Reading:
                 f"the run's feature store isn't there ({self.fit.gone}): that its backbone is still what it "
                 "was, and which images are training images too, isn't checked"
             )
+        if self.fit.predicts.given_alike(self.store):
+            found.append(
+                f"tokens of {self.store.manifest.dataset.name} are taken to be of the run's own encoder, which "
+                "is known by its name alone"
+            )
         if self.rows:
             names = self.store.names_at_hand(self.split_name)
             found.append(line_of_identical(self.rows, len(self.split), self.split_name, names))

@@ -24,6 +24,7 @@ from iceprobe.core.options import takes
 from iceprobe.core.text import short_name, shown
 from iceprobe.datasets import DATASETS, Dataset, load_dataset
 from iceprobe.datasets.registry import load_grouped_if_it_can
+from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.fitting.api import file_name
 from iceprobe.fitting.fitted_run import FittedRun
 from iceprobe.fitting.other_reading import Reading
@@ -39,7 +40,7 @@ from iceprobe.results.predictions import FILE_NAME as PREDICTIONS
 from iceprobe.results.predictions import write_predictions
 from iceprobe.results.schema import Files
 from iceprobe.settings import Extraction, OtherSetCall
-from iceprobe.store import extract, extract_in_memory
+from iceprobe.store import extract, extract_in_memory, load_features
 from iceprobe.store.format import MANIFEST, DatasetRecord
 from iceprobe.store.reader import Store
 from iceprobe.store.writer import extract_layers_with
@@ -62,8 +63,8 @@ def test(run: Any, dataset: Any, *, call: OtherSetCall) -> Results[FittedResult]
 
     Args:
         run: a run folder, or the results of one run.
-        dataset: spec, `Dataset`, or the feature store of the other set (its folder, or a `Store`), of
-            the same backbone.
+        dataset: spec, `Dataset`, or the feature store of the other set (its folder, a `Store`, or tokens
+            in files, ``features:FILE``), of the same backbone.
         settings: an :class:`iceprobe.settings.OtherSet`, or its options as keywords, with
             ``backbone``, ``trust`` and ``progress``.
 
@@ -125,6 +126,11 @@ def _tokens(
     given: Any, fit: FittedRun, call: OtherSetCall, progress: ProgressCallback | None
 ) -> Store:
     """The other set's tokens, which fit the run."""
+    if not is_store(given):
+        grouped = isinstance(given, str)
+        given = load_grouped_if_it_can(given, fit.group) if grouped else load_dataset(given)
+        if isinstance(given, FeatureSet):
+            given = load_features(given, progress=progress or False)
     if is_store(given):
         store = given if isinstance(given, Store) else Store.open(given, trust=call.trust)
         if call.limit is not None:
@@ -132,8 +138,7 @@ def _tokens(
         labels = [one.label for one in fit.results]
         fit.predicts.check_store(store, call.split, labels)
         return store
-    grouped = isinstance(given, str)
-    dataset = load_grouped_if_it_can(given, fit.group) if grouped else load_dataset(given)
+    dataset = given
     fit.predicts.check_dataset(dataset, call.split)
     backbone = fit.backbone(call.backbone)
     asked: dict[str, Any] = {
