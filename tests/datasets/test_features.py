@@ -317,7 +317,6 @@ def pickled() -> bytes:
         ({"x": X}, "", "no column seems to be the target"),
         ({"x": X, "y": Y, "label": Y}, "", "columns 'y', 'label' may be the target"),
         ({"x": X, "y": Y}, "target=z", "unknown column of a.npz 'z'"),
-        ({"x": X, "y": Y, "names": np.array(["a"] * 6)}, "test_fraction=1", "are both of 'a'"),
         ({"x": X, "y": Y}, "name=y", "option name= .* is of table="),
         ({"x": X, "y": Y}, "test=b.npz", "no tokens at test='b.npz'"),
         ({"x": np.array([None] * 6), "y": Y}, "", "can't be read .*Python objects"),
@@ -326,6 +325,33 @@ def pickled() -> bytes:
 def test_wrong_arrays_end_in_one_line(tmp_path, arrays, options, words):
     np.savez(tmp_path / "a.npz", **arrays)
     refused(f"features:{tmp_path}/a.npz?{options}", words)
+
+
+def test_train_and_test_say_the_same_things(tmp_path):
+    for name, more in (
+        ("a", {"site": Y, "names": np.array(NAMES)}),
+        ("b", {"names": np.array(NAMES)}),
+    ):
+        np.savez(tmp_path / f"{name}.npz", x=X, y=Y, **more)
+    both = f"features:{tmp_path}/a.npz?test={tmp_path}/b.npz"
+    refused(f"{both}&slice=site", "unknown column of b.npz 'site'")
+    refused(both, "example 0 of 'b.npz' and example 0 of 'a.npz' are both of 'slide_0'")
+
+
+def test_a_column_of_targets_with_an_axis_behind(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, y=Y[:, None])
+    data = load_dataset(f"features:{tmp_path}/a.npz?test_fraction=1")
+    assert (data.task, data.splits["test"].labels.tolist()) == ("classification", Y.tolist())
+
+
+def test_what_is_there_twice_names_no_examples(tmp_path):
+    """Vectors of tiles, whose slides are groups."""
+    slides = np.array(["s1", "s1", "s2", "s2", "s3", "s3"])
+    np.savez(tmp_path / "a.npz", x=X[:, 0], y=Y, slide_id=slides)
+    data = load_dataset(f"features:{tmp_path}/a.npz?test_fraction=0.34&group=slide_id")
+    assert data.splits["train"].names[0] == "train/000000"
+    assert sum(len(set(one.columns["slide_id"].codes)) for one in data.splits.values()) == 3
+    assert any("'slide_id' has a value twice" in line for line in data.assumed)
 
 
 def test_no_pickle_is_unpickled(tmp_path):

@@ -28,6 +28,7 @@ from iceprobe.datasets.token_split import FeatureSet, TokenSplit, hash_names
 from iceprobe.tasks.targets import some
 
 AT_ONCE = 256  # examples that are read at once
+_PLAIN = ("features", "tokens", "embeddings", "train", "data", "h5_files", "pt_files")
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,13 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
         used = [*target, *slices, *asked.further]
         asked, lines = with_split(asked, tables["train"], used, spec)
         assumed += lines
+    columns = list(dict.fromkeys([*target, *slices, *asked.further, *filter(None, [asked.split])]))
+    for table in tables.values():
+        for column in filter(None, [asked.name, *columns]):
+            if column not in table.columns:
+                raise IceprobeError(unknown(f"column of {table.place.name}", column, table.columns))
     together, lines = joined(sources, tables, asked.name, asked.missing == "skip")
     assumed += lines
-    columns = list(dict.fromkeys([*target, *slices, *asked.further, *filter(None, [asked.split])]))
     rows = {split: one.read(columns) for split, one in together.items()}
     together, rows, lines = _split(together, rows, asked, spec)
     assumed += lines
@@ -141,7 +146,7 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
     assumed += _of_parts(asked, together, "has_class" in options)
     return FeatureSet(
         spec,
-        place.resolve().stem,
+        _short_name(place),
         targets.names,
         splits,
         targets.headline,
@@ -290,6 +295,13 @@ def _of_parts(asked: FeatureOptions, together: Mapping[str, Joined], said_class:
             "coordinates are read as x, then y, as CLAM and TRIDENT write them (coords=yx)"
         )
     return lines
+
+
+def _short_name(place: Path) -> str:
+    """``birds`` of ``birds.h5``; of a name that says nothing, the folder's around it."""
+    while place.resolve().stem.casefold() in _PLAIN and place.resolve().parent.name:
+        place = place.resolve().parent
+    return place.resolve().stem
 
 
 def _made_by(place: Path) -> str:

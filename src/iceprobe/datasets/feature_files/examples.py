@@ -5,9 +5,10 @@ One file with all examples (`OneFile`), or an array an example, in a file or a g
 size and time.
 """
 
+import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ class OneFile(Examples):
         self.states = {arrays.place: state_of(arrays.place)}
         self.keys = roles_of(arrays.place, arrays.forms, read_as.key)
         form = arrays.forms[self.keys["features"]]
-        self.dtype, self.axes = form.dtype, "d"
+        self.axes = "d"
         what = f"{arrays.place.name!r}, {self.keys['features']!r} {said(form)}"
         if not form.floating and "int" not in form.dtype:
             raise IceprobeError(f"{what}: tokens are floats: pass key=NAME of some")
@@ -189,8 +190,8 @@ class OneFile(Examples):
             count, self.dim, self.grid = size_of(form.shape[1:], self.axes)
             self.lengths = np.full(self._n, count)
         self._take_parts(what)
-        if "prefix" in self.keys:
-            self.dtype = widest((form.dtype, arrays.forms[self.keys["prefix"]].dtype))
+        stored = (self.keys[part] for part in ("features", "prefix") if part in self.keys)
+        self.dtype = widest(arrays.forms[name].dtype for name in stored)
 
     def _offsets(self, form: Form, what: str) -> np.ndarray | None:
         """``(n + 1,)``, where each example's rows begin, and the end."""
@@ -278,7 +279,10 @@ class OneFile(Examples):
     def column(self, name: str) -> list[Any]:
         with reading(self.place):
             found = self.arrays.whole(name)
-        return found.tolist() if isinstance(found, Tensor) else found
+        if not isinstance(found, Tensor):
+            return found
+        values: list[Any] = (found.flatten() if found.shape[1:] == (1,) else found).tolist()
+        return values
 
     def where(self, row: int) -> str:
         return f"example {row} of {self.place.name!r}"
@@ -290,15 +294,9 @@ class Apart(Examples):
     Args:
         sources: name of the example → its file and the prefix of its arrays there (``"slide_1/"``).
         read_as: as asked for.
-        progress: called with the number of examples opened.
     """
 
-    def __init__(
-        self,
-        sources: Mapping[str, tuple[Path, str]],
-        read_as: Reading,
-        progress: Callable[[int], None] | None = None,
-    ):
+    def __init__(self, sources: Mapping[str, tuple[Path, str]], read_as: Reading):
         super().__init__(read_as)
         self.names, self.sources = list(sources), list(sources.values())
         self.keys: list[dict[str, str]] = []
@@ -333,8 +331,6 @@ class Apart(Examples):
             self.keys.append(keys)
             self._take_parts(forms, keys, length, what, row)
             first = first or forms
-            if progress is not None:
-                progress(row + 1)
         self.grid = self.grid or None
         self._decide(np.array(lengths, np.int64), vectors)
         self.dtype = widest(dtypes)
@@ -460,9 +456,7 @@ def _turned(tensor: Tensor, part: str, read_as: Reading) -> Tensor:
 
 
 def widest(dtypes: Iterable[str]) -> str:
-    """Name of the dtype that holds numbers of all of these."""
-    found = [getattr(torch, name) for name in dtypes]
-    widest = found[0]
-    for one in found[1:]:
-        widest = torch.promote_types(widest, one)
-    return str(widest).removeprefix("torch.")
+    """Name of the dtype of torch that holds floats of all of these; whole numbers are float32."""
+    found = {"float64" if name in ("float96", "float128") else name for name in dtypes}
+    kinds = [getattr(torch, name if "float" in name else "float32") for name in sorted(found)]
+    return str(functools.reduce(torch.promote_types, kinds)).removeprefix("torch.")

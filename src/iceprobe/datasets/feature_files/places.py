@@ -7,7 +7,7 @@ does: ``features_ENCODER/SLIDE.h5`` with ``features`` and ``coords`` of level 0
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,24 +25,20 @@ PARQUET = (".parquet", ".pq")
 _CLAM = ("h5_files", "pt_files")  # the first has coordinates as well
 
 T = TypeVar("T")
-Opened = Callable[[int], None]
 
 
-def open_place(
-    place: Path, read_as: Reading, opened: Opened | None = None
-) -> tuple[dict[str, Examples], list[str]]:
+def open_place(place: Path, read_as: Reading) -> tuple[dict[str, Examples], list[str]]:
     """The examples of each split, ``"train"`` alone if the place has none, and assumptions.
 
     Args:
         place: a file or a folder.
         read_as: how arrays are read.
-        opened: called with the number of files opened so far.
 
     Raises:
         IceprobeError: if there is nothing, or it may be read as several things.
     """
     if place.is_dir():
-        return _folder(place, read_as, opened)
+        return _folder(place, read_as)
     if not place.is_file():
         raise IceprobeError(f"no tokens at {str(place)!r}: name a file or a folder that is there")
     if place.suffix.lower() in PARQUET:
@@ -50,10 +46,10 @@ def open_place(
         return {"train": _named(found)}, []
     arrays = open_arrays(place)
     parts, assumed = _chosen(_within(arrays), place.name)
-    return {split: _of_file(one, read_as, opened) for split, one in parts.items()}, assumed
+    return {split: _of_file(one, read_as) for split, one in parts.items()}, assumed
 
 
-def _of_file(arrays: Arrays, read_as: Reading, opened: Opened | None) -> Examples:
+def _of_file(arrays: Arrays, read_as: Reading) -> Examples:
     """One array with all examples, or one in each group."""
     wanted = ROLES["features"] if read_as.key is None else (read_as.key.casefold(),)
     within = [name for name in arrays.forms if last(name) in wanted]
@@ -65,13 +61,21 @@ def _of_file(arrays: Arrays, read_as: Reading, opened: Opened | None) -> Example
         raise IceprobeError(
             f"{str(arrays.place)!r}: {' and '.join(map(shown, both[:3]))} may all be the tokens: pass key=NAME"
         )
-    return Apart({name: (arrays.place, f"{name}/") for name in groups}, read_as, opened)
+    return Apart({name: (arrays.place, f"{name}/") for name in groups}, read_as)
 
 
 def _named(examples: Examples) -> Examples:
     """The examples with the names that an array or a column gives them."""
-    if called := one_called(NAMES, examples.columns):
-        examples.names = [str(one) for one in examples.column(called[0])]
+    for column in one_called(NAMES, examples.columns):
+        values = examples.column(column)
+        if not all(isinstance(one, str | int) for one in values):
+            continue
+        if len(set(values)) == len(values):
+            examples.names = [str(one) for one in values]
+            break
+        examples.assumed.append(
+            f"{column!r} has a value twice, so it isn't read as the names of the examples"
+        )
     return examples
 
 
@@ -113,23 +117,21 @@ def _chosen(parts: Mapping[str, T], name: str) -> tuple[dict[str, T], list[str]]
     return chosen, lines
 
 
-def _folder(
-    place: Path, read_as: Reading, opened: Opened | None
-) -> tuple[dict[str, Examples], list[str]]:
+def _folder(place: Path, read_as: Reading) -> tuple[dict[str, Examples], list[str]]:
     if sources := _files(place):
-        return {"train": Apart(sources, read_as, opened)}, []
+        return {"train": Apart(sources, read_as)}, []
     folders = folders_in(place)
     if clam := [name for name in _CLAM if name in folders and _files(place / name)]:
         lines = [
             f"{place.name}: tokens are read from h5_files/, not pt_files/, which has no coordinates"
         ]
         sources = _files(place / clam[0])
-        return {"train": Apart(sources, read_as, opened)}, lines if len(clam) > 1 else []
+        return {"train": Apart(sources, read_as)}, lines if len(clam) > 1 else []
     within = {name: _files(place / name) for name in folders}
     named = {name: files for name, files in within.items() if role_of(name) and files}
     if "train" in map(role_of, named):
         parts, lines = _chosen(named, place.name)
-        return {split: Apart(files, read_as, opened) for split, files in parts.items()}, lines
+        return {split: Apart(files, read_as) for split, files in parts.items()}, lines
     there = [name for name, files in within.items() if files]
     hint = f"; name one of its folders, {', '.join(map(shown, there[:5]))}" if there else ""
     raise IceprobeError(
