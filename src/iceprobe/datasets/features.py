@@ -15,7 +15,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.base import Column
 from iceprobe.datasets.cells import Rows
-from iceprobe.datasets.columns import AskedSplits, read_further, read_targets, several
+from iceprobe.datasets.columns import AskedSplits, Targets, read_further, read_targets, several
 from iceprobe.datasets.feature_files.content import content_of
 from iceprobe.datasets.feature_files.examples import Examples, Reading
 from iceprobe.datasets.feature_files.joining import Joined, joined
@@ -108,10 +108,7 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
         asked, lines = with_split(asked, tables["train"], used, spec)
         assumed += lines
     columns = list(dict.fromkeys([*target, *slices, *asked.further, *filter(None, [asked.split])]))
-    for table in tables.values():
-        for column in filter(None, [asked.name, *columns]):
-            if column not in table.columns:
-                raise IceprobeError(unknown(f"column of {table.place.name}", column, table.columns))
+    _check_there([*filter(None, [asked.name]), *columns], tables)
     together, lines = joined(sources, tables, asked.name, asked.missing == "skip")
     assumed += lines
     rows = {split: one.read(columns) for split, one in together.items()}
@@ -125,23 +122,10 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
         group = further["train"][asked.group] if asked.group else None
         parts, line = divided(targets, group, asked, spec)
         assumed.append(line)
-    splits = {}
-    for split, (source, chosen) in parts.items():
-        examples, taken = together[source].examples, together[source].rows[chosen]
-        splits[split] = FeatureSplit(
-            split,
-            targets.labels[source][chosen],
-            [f"{split}/{row:06d}" for row in range(len(taken))]
-            if examples.names is None
-            else [examples.names[row] for row in taken],
-            examples=examples,
-            rows=taken,
-            task=targets.task,
-            columns={
-                key: Column(column.codes[chosen], column.values)
-                for key, column in further[source].items()
-            },
-        )
+    splits = {
+        split: _feature_split(split, together[source], chosen, targets, source, further[source])
+        for split, (source, chosen) in parts.items()
+    }
     assumed += dict.fromkeys(line for one in together.values() for line in one.examples.assumed)
     assumed += _of_parts(asked, together, "has_class" in options)
     return FeatureSet(
@@ -158,6 +142,38 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
         backbone=asked.backbone or _made_by(place),
         has_class=asked.has_class,
     )
+
+
+def _feature_split(
+    name: str,
+    source: Joined,
+    chosen: np.ndarray,
+    targets: Targets,
+    of: str,
+    columns: Mapping[str, Column],
+) -> FeatureSplit:
+    """The split of the ``chosen`` examples of a source, which ``targets`` know as ``of``."""
+    examples, rows = source.examples, source.rows[chosen]
+    if examples.names is None:
+        names = [f"{name}/{row:06d}" for row in range(len(rows))]
+    else:
+        names = [examples.names[row] for row in rows]
+    return FeatureSplit(
+        name,
+        targets.labels[of][chosen],
+        names,
+        examples=examples,
+        rows=rows,
+        task=targets.task,
+        columns={key: Column(one.codes[chosen], one.values) for key, one in columns.items()},
+    )
+
+
+def _check_there(columns: Sequence[str], tables: Mapping[str, TableFile]) -> None:
+    for table in tables.values():
+        for column in columns:
+            if column not in table.columns:
+                raise IceprobeError(unknown(f"column of {table.place.name}", column, table.columns))
 
 
 class ArrayTable(TableFile):

@@ -1,10 +1,8 @@
 """A store by what a user names: its folder, a URL of one, or the spec of tokens in files."""
 
 from pathlib import Path
-from typing import Any
 
 from iceprobe.core.specs import names_features
-from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.store.features import load_features
 from iceprobe.store.reader import Store
@@ -21,10 +19,3 @@ def open_store(
     if names_features(place):
         return load_features(str(place), progress=progress)
     return Store.open(place, trust=trust)
-
-
-def as_store(given: Any, progress: ProgressCallback | None = None) -> Any:
-    """What is given, or the store of the tokens that it names."""
-    if isinstance(given, FeatureSet) or names_features(given):
-        return load_features(given, progress=progress or False)
-    return given

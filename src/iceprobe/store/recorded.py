@@ -97,8 +97,8 @@ def load_recorded(spec: str, record: BackboneRecord, file: Origin, trust: bool) 
     asked = parse_spec(record.spec)
     if asked.kind == GIVEN:
         raise IceprobeError(
-            f"{record.spec!r} are tokens that iceprobe.from_tokens was given: there is no backbone to "
-            "run; probe the backbone itself (iceprobe.extract) for what needs one"
+            f"{record.spec!r} are tokens of your own: there is no backbone to run; probe the backbone "
+            "itself (iceprobe.extract) for what needs one"
         )
     if (asked.kind or "") not in BACKBONES:
         raise IceprobeError(
