@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -327,6 +328,24 @@ def test_wrong_arrays_end_in_one_line(tmp_path, arrays, options, words):
     refused(f"features:{tmp_path}/a.npz?{options}", words)
 
 
+def test_a_folder_of_vectors(tmp_path):
+    (tmp_path / "vectors").mkdir()
+    for name, row in zip(NAMES, X[:, 0], strict=True):
+        np.save(tmp_path / "vectors" / f"{name}.npy", row)
+    lines = [f"{name}.jpg,{label}" for name, label in zip(NAMES, LABELS, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    data = load_dataset(f"features:{tmp_path}/vectors?table={tmp_path}/labels.csv&test_fraction=1")
+    examples = data.splits["test"].examples
+    assert examples.lengths is None
+    np.testing.assert_array_equal(torch.stack([*examples.read("features", range(6))]), X[:, 0])
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
+    write_bag(tmp_path, "a", X[0])
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    refused(f"features:{tmp_path}/a.h5", r"needs the package h5py: pip install 'iceprobe\[hdf5\]'")
+
+
 def test_train_and_test_say_the_same_things(tmp_path):
     for name, more in (
         ("a", {"site": Y, "names": np.array(NAMES)}),
@@ -363,7 +382,7 @@ def test_no_pickle_is_unpickled(tmp_path):
     (tmp_path / "b.pt").write_bytes(pickle.dumps({"features": [1, 2]}))
     refused(f"features:{tmp_path}/b.pt?test_fraction=1", "can't be read")
     np.save(tmp_path / "c.npy", np.array([print]), allow_pickle=True)
-    refused(f"features:{tmp_path}/c.npy?test_fraction=1", "can't be read")
+    refused(f"features:{tmp_path}/c.npy?test_fraction=1", "holds Python objects, or is damaged")
 
 
 def change(root: Path, what: str) -> str:
@@ -441,6 +460,7 @@ def test_rows_and_files_without_each_other_are_said(tmp_path):
 
 def test_places_that_hold_no_tokens(tmp_path):
     refused(f"features:{tmp_path}/none.h5", "no tokens at")
+    refused("features:s3://bucket/a.h5", "is a URL, .* copy them here")
     (tmp_path / "a.csv").write_text("x\n")
     refused(f"features:{tmp_path}/a.csv", "ends in none of .h5")
     refused(f"features:{tmp_path}", "holds no files of tokens")

@@ -25,6 +25,7 @@ from iceprobe.datasets.feature_files.split_lists import split_lists
 from iceprobe.datasets.table_files import TableFile, open_table
 from iceprobe.datasets.table_splits import divided, rows_of_splits, with_split
 from iceprobe.datasets.token_split import FeatureSet, TokenSplit, hash_names
+from iceprobe.machine.object_storage import is_remote
 from iceprobe.tasks.targets import some
 
 AT_ONCE = 256  # examples that are read at once
@@ -90,6 +91,11 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
         IceprobeError: for what can't be read or may mean several things, naming the file or row.
     """
     asked = FeatureOptions(**options)
+    for one in filter(None, (where, asked.test)):
+        if is_remote(one):
+            raise IceprobeError(
+                f"{one!r} is a URL, and tokens in files are read from this machine's own disks: copy them here"
+            )
     read_as = Reading(asked.key, asked.axes, asked.coords)
     place = Path(where).expanduser()
     sources, assumed = open_place(place, read_as)

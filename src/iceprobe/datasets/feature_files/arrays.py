@@ -126,13 +126,20 @@ def _form(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Form:
 
 def _numpy(place: Path) -> Arrays:
     """``.npy``: one array, mapped."""
-    mapped = np.load(place, mmap_mode="r", allow_pickle=False)
+
+    def opened_now() -> np.ndarray:
+        try:
+            found: np.ndarray = np.load(place, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:  # whose text says how to unpickle it
+            raise ValueError("it holds Python objects, or is damaged") from error
+        return found
 
     def gather(_: str, runs: Runs) -> list[Values]:
-        opened = np.load(place, mmap_mode="r", allow_pickle=False)
+        opened = opened_now()
         return [_values(opened[start:stop] if opened.ndim else opened) for start, stop in runs]
 
-    return Arrays(place, {"array": _form(mapped.dtype, mapped.shape)}, gather)
+    whole = opened_now()
+    return Arrays(place, {"array": _form(whole.dtype, whole.shape)}, gather)
 
 
 def _zipped(place: Path) -> Arrays:

@@ -60,6 +60,8 @@ def _features(place: Path, forms: Mapping[str, Form], alike: Sequence[str], key:
         if key not in forms:
             raise IceprobeError(unknown(f"array of {place.name}", key, forms))
         return key
+    if len(forms) == 1 and last(only := next(iter(forms))) not in TARGETS:  # .npy, and the like
+        return only
     others = {name for role in ROLES for name in ROLES[role] if role != "features"}
     free = [
         name

@@ -131,6 +131,7 @@ def _lengths(array: Any) -> list[int]:
     import pyarrow.compute as pc
 
     if array.null_count:
-        raise ValueError(f"{array.null_count} lists of numbers are null")
+        row = array.is_null().to_pylist().index(True)
+        raise ValueError(f"list {row} of a group of rows is null, {array.null_count} in all")
     found: list[int] = pc.list_value_length(array).to_pylist()
     return found
