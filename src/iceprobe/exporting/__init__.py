@@ -7,7 +7,8 @@ _HOME = {
     "ExportedProbe": "exported",
     "Predicted": "prediction",
     "export": "writing",
-    "load_probe": "exported",
+    "TokenProbe": "of_tokens",
+    "load_probe": "loading",
     "predict": "prediction",
 }
 

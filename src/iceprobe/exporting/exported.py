@@ -13,16 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.backbones import Backbone, Preprocessing
-from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.pixels import Reading, Seen, Unreadable, finished
-from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
-from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
-from iceprobe.probes.probe import Probe, build_for
-from iceprobe.store.recorded import recorded_backbone
+from iceprobe.exporting.card import Card
+from iceprobe.probes.probe import Probe
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import Tokens, TokenShape
@@ -87,6 +84,11 @@ class ExportedProbe(nn.Module):
         return self.backbone.joined_shape if self.probe.read.layers else self.backbone.shape
 
     @torch.no_grad()
+    def checked(self) -> Tensor:
+        """Outputs ``(K,)`` for :func:`check_image`, by which a loaded model is compared."""
+        return self(check_image(self.preprocessing).to(self.backbone.device))[0].float().cpu()
+
+    @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
         """Attention weights ``(B, M, N)`` of each predictor over the tokens that the probe reads.
 
@@ -133,55 +135,6 @@ class ExportedProbe(nn.Module):
         return found
 
 
-@checked
-def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe:
-    """Open what :func:`iceprobe.export` wrote, on the CPU.
-
-    If the folder holds the backbone's weights, only its architecture is built, by the library that
-    defines it; otherwise the backbone is loaded by its spec.
-
-    Args:
-        folder: the exported folder.
-        trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
-            repository, or a transformers model with code of its own.
-
-    Raises:
-        IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
-            or can't be built, or if the folder gives other outputs than when it was exported.
-    """
-    folder = Path(folder).expanduser()
-    card = read_card(folder)
-    if card.kind == "onnx":
-        raise IceprobeError(
-            f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
-            "--format folder"
-        )
-    if BACKBONE in card.files:
-        backbone = rebuilt_backbone(card.backbone, folder / BACKBONE, trust=trust)
-    else:
-        backbone = recorded_backbone(card.backbone, folder, trust=trust)
-    probe = build_for(card.tokens, card.probe, len(card.classes))
-    remedy = f"install iceprobe {card.versions.get('iceprobe')}"
-    load_weights(probe, folder / PROBE, card.probe, remedy)
-    try:
-        reading = Reading(**card.reading)
-    except TypeError as error:
-        raise IceprobeError(
-            f"{folder}: unknown way of reading images ({error}): export again"
-        ) from error
-    model = ExportedProbe(
-        backbone, probe, card.classes, amp=card.amp, reading=reading, card=card, task=card.task,
-        units=card.units,
-    )  # fmt: skip
-    if same_outputs(check_of(model), torch.tensor(card.check), card.spread):
-        return model
-    was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))
-    raise IceprobeError(
-        f"{str(folder)!r} gives other {what_of(model.task)} than when it was exported: the code of its backbone "
-        f"{card.backbone.spec!r} has changed; put it back, or install {was}"
-    )
-
-
 def what_of(task: Task) -> str:
     """What its outputs are called: ``"logits"`` or ``"values"``."""
     return "values" if task.outputs == "numbers" else "logits"
@@ -213,12 +166,6 @@ def same_outputs(found: Tensor, expected: Tensor, spread: Sequence[float] = ()) 
     else:
         tolerance = TOLERANCE * expected.abs().max().clamp(min=1.0)
     return bool(((found - expected).abs() <= tolerance).all())
-
-
-def check_of(model: ExportedProbe) -> Tensor:
-    """Outputs ``(K,)`` for :func:`check_image`."""
-    with torch.no_grad():
-        return model(check_image(model.preprocessing).to(model.backbone.device))[0].float().cpu()
 
 
 def check_image(preprocessing: Preprocessing) -> Tensor:

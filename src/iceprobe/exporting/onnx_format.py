@@ -1,18 +1,23 @@
-"""``model.onnx``: images → logits or values for any runtime, with a dynamic batch.
+"""``model.onnx``: images, or tokens and their mask → logits or values for any runtime.
+
+The batch is dynamic, and so is the number of tokens, unless the probe reads so many alone.
 
 Preprocessing stays outside and is described in ``model.json``; the metadata say what the outputs are.
 """
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.exporting.card import ONNX
 from iceprobe.exporting.exported import ExportedProbe, check_image, same_outputs, what_of
+from iceprobe.exporting.of_tokens import TokenProbe, check_tokens
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 PROTOBUF_BYTES = 2 * 10**9  # a protobuf message holds 2 GiB: larger weights go into a second file
@@ -31,41 +36,87 @@ def require_onnx() -> None:
             )
 
 
-def write_onnx(model: ExportedProbe, folder: Path, spread: Sequence[float] = ()) -> None:
+def write_onnx(
+    model: ExportedProbe | TokenProbe, folder: Path, spread: Sequence[float] = ()
+) -> None:
     """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same outputs.
 
-    The input is ``images (batch, C, S, S)``, float32, the output ``logits (batch, K)`` of classes or tags, or
+    The input is ``images (batch, C, S, S)``, float32, or of a probe on tokens of your own
+    ``tokens (batch, N, D)`` and ``mask (batch, N)`` bool, or vectors ``tokens (batch, D)``; the output ``logits (batch, K)`` of classes or tags, or
     ``values (batch, K)`` of numbers, whose ``spread`` is that of the card. Metadata: ``task``, and ``names``
     and ``units`` of the outputs as JSON.
 
     Raises:
         IceprobeError: if the backbone can't be exported, or its ONNX gives other outputs.
     """
-    image = check_image(model.preprocessing)
+    given, spec = _inputs(model), _spec(model)
     heavy = sum(tensor.nbytes for tensor in model.state_dict().values()) > PROTOBUF_BYTES
     try:
         torch.onnx.export(
             model,
-            (torch.cat([image, -image]),),
+            tuple(given.values()),
             folder / ONNX,
-            input_names=["images"],
+            input_names=list(given),
             output_names=[what_of(model.task)],
             dynamo=True,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes=_dynamic(model, given),
             external_data=heavy,
             verbose=False,
         )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise IceprobeError(
-            f"backbone {model.backbone.spec!r} with its probe can't be written as ONNX ({reason}): "
-            "take --format folder"
+            f"{spec} with its probe can't be written as ONNX ({reason}): take --format folder"
         ) from error
     _describe(model, folder / ONNX)
     _check(model, folder, spread)
 
 
-def _describe(model: ExportedProbe, path: Path) -> None:
+def _spec(model: ExportedProbe | TokenProbe) -> str:
+    if isinstance(model, TokenProbe):
+        return "tokens of your own"
+    return f"backbone {model.backbone.spec!r}"
+
+
+def _inputs(model: ExportedProbe | TokenProbe) -> dict[str, Tensor]:
+    """Two inputs or more, by name.
+
+    Raises:
+        IceprobeError: for a probe that reads more than patches.
+    """
+    if isinstance(model, ExportedProbe):
+        image = check_image(model.preprocessing)
+        return {"images": torch.cat([image, -image])}
+    if set(model.probe.read.names) - {"patches", "mean"} or model.probe.read.layers:
+        raise IceprobeError(
+            f"a probe with input={model.probe.input} reads more than tokens (B, N, D), which an ONNX of tokens "
+            "of your own takes: take --format folder"
+        )
+    tokens = check_tokens(model.shape)
+    if not model.shape.num_tokens:
+        return {"tokens": tokens.patches[:, 0]}
+    given = {"tokens": tokens.patches}
+    if tokens.mask is not None:
+        given["mask"] = tokens.mask
+    return given
+
+
+def _dynamic(
+    model: ExportedProbe | TokenProbe, given: Mapping[str, Tensor]
+) -> dict[str, dict[int, Any]]:
+    batch, many = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    of_tokens = isinstance(model, TokenProbe) and model.shape.ragged
+    return {name: {0: batch, 1: many} if of_tokens else {0: batch} for name in given}
+
+
+def _others(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs of another batch size, and of another number of tokens where it is dynamic."""
+    if "mask" in given:
+        return {name: torch.cat([one, one.flip(0)])[:, :5] for name, one in given.items()}
+    return {name: torch.cat([one, one[:1].flip(-1)]) for name, one in given.items()}
+
+
+def _describe(model: ExportedProbe | TokenProbe, path: Path) -> None:
     """Put the metadata of the outputs in place of those of each node, which name files of this machine."""
     import onnx
 
@@ -77,19 +128,19 @@ def _describe(model: ExportedProbe, path: Path) -> None:
     onnx.save(written, path)
 
 
-def _check(model: ExportedProbe, folder: Path, spread: Sequence[float]) -> None:
+def _check(model: ExportedProbe | TokenProbe, folder: Path, spread: Sequence[float]) -> None:
     """Compare with onnxruntime, on another batch size than the exporter used."""
     import onnxruntime
 
-    image = check_image(model.preprocessing)
-    images = torch.cat([image, -image, image.flip(3)])
+    others = _others(_inputs(model))
     session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
     what = what_of(model.task)
-    found = torch.from_numpy(session.run([what], {"images": images.numpy()})[0])
+    read = {name: one.numpy() for name, one in others.items()}
+    found = torch.from_numpy(session.run([what], read)[0])
     with torch.no_grad():
-        expected = model(images).float()
+        expected = model(*others.values()).float()
     if not same_outputs(found, expected, spread):
         raise IceprobeError(
-            f"the ONNX of {model.backbone.spec!r} gives other {what} in onnxruntime (by up to "
+            f"the ONNX of {_spec(model)} gives other {what} in onnxruntime (by up to "
             f"{float((found - expected).abs().max()):.3g}): take --format folder"
         )

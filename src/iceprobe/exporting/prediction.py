@@ -14,6 +14,7 @@ from iceprobe.core.options import takes
 from iceprobe.datasets.folder import unlabelled
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.maps import MapWriter
+from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.table import Table
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.progress import callback, shows_progress
@@ -46,7 +47,7 @@ class Predicted:
 @shows_progress
 @takes(PredictCall)
 def predict(
-    model: ExportedProbe, images: str | Path, output: str | Path, *, call: PredictCall
+    model: ExportedProbe | TokenProbe, images: str | Path, output: str | Path, *, call: PredictCall
 ) -> Predicted:
     """Predict of every image below a folder.
 
@@ -67,6 +68,11 @@ def predict(
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
             probe has no maps.
     """
+    if isinstance(model, TokenProbe):
+        raise IceprobeError(
+            "this probe was fitted on tokens of your own, and no backbone makes them of images: give it such "
+            "tokens in Python, iceprobe.load_probe(FOLDER).predict([tokens, …])"
+        )
     progress, table = callback(call.progress), Table(model, call.top)
     split, where = unlabelled(images), choose_device(call.device)
     split.reading = model.reading

@@ -7,10 +7,11 @@ import numpy as np
 from iceprobe.core.arguments import checked
 from iceprobe.core.checksums import sha256
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import unknown
+from iceprobe.core.specs import names_features, unknown
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
-from iceprobe.exporting.exported import ExportedProbe, check_of
+from iceprobe.exporting.exported import ExportedProbe
+from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
 from iceprobe.exporting.rebuilding import save_weights
 from iceprobe.fitting.fitted import load_fitted
@@ -20,6 +21,7 @@ from iceprobe.probes.probe import build_for
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.provenance import environment
 from iceprobe.results.stores import manifest_of
+from iceprobe.store.assembled import is_given
 from iceprobe.store.format import Manifest
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.tasks.registry import get_task
@@ -42,7 +44,9 @@ def export(
 
     ``format="folder"`` writes ``probe.safetensors``, ``backbone.safetensors`` and ``model.json``,
     which :func:`iceprobe.load_probe` opens; ``"onnx"`` writes ``model.onnx``, normalised images
-    ``(B, C, S, S)`` → ``logits``, or of a regression ``values``, with ``model.json`` beside it.
+    ``(B, C, S, S)`` → ``logits``, or of a regression ``values``, with ``model.json`` beside it. A probe
+    on tokens of your own has no backbone: the folder holds the probe, ONNX reads ``tokens (B, N, D)`` and
+    ``mask (B, N)``.
 
     Args:
         result: of a trained probe; its run folder and its store's manifest must exist.
@@ -86,17 +90,21 @@ def export(
             write_onnx(model, folder, _spread(result))
         else:
             save_weights(model.probe, folder / PROBE)
-            if backbone_weights:
+            if backbone_weights and isinstance(model, ExportedProbe):
                 save_weights(model.backbone.reader, folder / BACKBONE)
         write_card(folder, _card(result, manifest, model, seed, format, folder))
     return Path(output)
 
 
-def _model(result: FittedResult, manifest: Manifest, seed: int, trust: bool) -> ExportedProbe:
+def _model(
+    result: FittedResult, manifest: Manifest, seed: int, trust: bool
+) -> ExportedProbe | TokenProbe:
     fitted, classes = load_fitted(result, manifest.shape, seed), manifest.dataset.classes
     # A copy: the fitted probe may be in use, on a device.
     probe = build_for(manifest.shape, result.probe, len(classes))
     probe.load_state_dict(fitted.state_dict())
+    if is_given(manifest.backbone.spec):
+        return TokenProbe(probe, manifest.shape, classes, task=result.task, units=result.units)
     (path, *_) = [one.path for one in result.store.layers or [result.store]]
     place = None if path is None else located(path)
     return ExportedProbe(
@@ -131,7 +139,8 @@ def _manifest(result: FittedResult, trust: bool) -> Manifest:
     Raises:
         IceprobeError: if it is missing, on a host that isn't trusted, or of another store now.
     """
-    if result.open_store is None and not (result.store.path or result.store.layers):
+    in_files = names_features(result.dataset)
+    if result.open_store is None and not (result.store.path or result.store.layers or in_files):
         raise IceprobeError(
             f"{result.probe} was fitted on features in memory only: export it in the process that "
             "fitted it, or fit on a feature store"
@@ -148,7 +157,7 @@ def _manifest(result: FittedResult, trust: bool) -> Manifest:
 def _card(
     result: FittedResult,
     manifest: Manifest,
-    model: ExportedProbe,
+    model: ExportedProbe | TokenProbe,
     seed: int,
     kind: str,
     folder: Path,
@@ -183,7 +192,7 @@ def _card(
         task=result.task,
         units=model.units,
         spread=_spread(result),
-        check=check_of(model).tolist(),
+        check=model.checked().tolist(),
         versions=environment(),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},
     )

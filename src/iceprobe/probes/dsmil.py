@@ -14,8 +14,7 @@ weighs them by one loss: with M = C the published output is among those that it 
 W_V is left out, since the classifier behind it is linear; the authors' code has a ReLU in q, the paper hasn't.
 """
 
-from torch import Tensor, cat, nn
-from torch.nn import functional as F
+from torch import Tensor, cat, nn, zeros_like
 
 from iceprobe.probes.masks import only_scores
 from iceprobe.probes.pooling import AttentivePooling
@@ -53,8 +52,9 @@ class DSMIL(AttentivePooling):
     def normalise(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
         """A softmax over tokens for M predictors; for M more, 1 at the highest score."""
         attention, instances = only_scores(scores, mask).chunk(2, 1)
-        highest = F.one_hot(instances.argmax(-1), instances.shape[-1])
-        return cat([attention.softmax(-1), highest.to(attention.dtype)], 1)
+        best = instances.argmax(-1, keepdim=True)
+        highest = zeros_like(attention).scatter(-1, best, 1.0)
+        return cat([attention.softmax(-1), highest], 1)
 
     def values(self, pooled: Tensor) -> Tensor:
         bags, critical = pooled.chunk(2, 1)

@@ -33,7 +33,7 @@ def only_scores(scores: Tensor, mask: Tensor | None, of_padding: float = -torch.
     """``(B, …, N)`` with ``of_padding`` in padding; weights have 0 there."""
     if mask is None:
         return scores
-    rows = mask.view(len(mask), *[1] * (scores.ndim - 2), -1)
+    rows = mask[(slice(None), *[None] * (scores.ndim - 2))]  # a graph keeps its dynamic batch
     return scores.masked_fill(~rows, of_padding)
 
 

@@ -63,6 +63,11 @@ def given_store(
     return Store(manifest, splits, dataset=dataset)
 
 
+def is_given(spec: str) -> bool:
+    """Whether a backbone's spec is of tokens that somebody extracted: nothing can be loaded by it."""
+    return parse_spec(spec).kind == GIVEN
+
+
 def given_spec(option: str, name: str) -> str:
     """The spec of a name, which must be one."""
     with contextlib.suppress(IceprobeError):
