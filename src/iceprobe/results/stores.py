@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from iceprobe.store.format import Manifest
 
 
+_read: "dict[str, Store]" = {}  # tokens in files that this process has read, by their spec
+
+
 def store_of(result: FittedResult, *, trust: bool = False) -> "Store":
     """The store of ``result``, with the specs that its run named.
 
@@ -73,9 +76,12 @@ def _in_files(result: FittedResult, trust: bool) -> "Store | None":
     if result.store.path is not None or not names_features(result.dataset):
         return None
     from iceprobe.store import load_features
+    from iceprobe.store.features import unchanged
 
     refuse_elsewhere(f"the result of {result.label}", result.dataset, trust)
-    store = load_features(result.dataset)
+    store = _read.get(result.dataset)
+    if store is None or not unchanged(store):
+        store = _read[result.dataset] = load_features(result.dataset)
     if store.identity != result.store.identity:
         raise IceprobeError(
             f"tokens or targets in {result.dataset} have changed since {result.label} was fitted: put them "

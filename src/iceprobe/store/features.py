@@ -15,7 +15,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.feature_files.content import Content
-from iceprobe.datasets.feature_files.examples import Read
+from iceprobe.datasets.feature_files.examples import Read, state_of
 from iceprobe.datasets.features import AT_ONCE, FeatureSplit
 from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
@@ -76,6 +76,13 @@ def load_features(
 
 def _none(*_: Any) -> None:
     return
+
+
+def unchanged(store: Store) -> bool:
+    """Whether the files of a store that `load_features` gave are as they were."""
+    dataset = store.dataset()
+    examples = [one.examples for one in dataset.splits.values() if isinstance(one, FeatureSplit)]
+    return all(state_of(place) == was for one in examples for place, was in one.states.items())
 
 
 def _parts(dataset: FeatureSet) -> dict[str, FeatureSplit]:
