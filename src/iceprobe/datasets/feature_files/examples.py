@@ -1,14 +1,13 @@
 """Examples whose tokens lie in files: their names, numbers of tokens and widths, and rows when asked for.
 
-One file with all examples (`OneFile`), or an array an example, in a file or a group of its own
-(`Apart`); rows of Parquet are in `parquet.py`. Files must stay as they are: each reading compares their
-size and time.
+One file with all examples is here (`OneFile`); an array an example in `apart.py`, rows of Parquet in
+`parquet.py`. Files must stay as they are: each reading compares their size and time.
 """
 
 import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import counted, shown
-from iceprobe.datasets.feature_files.arrays import Arrays, Form, Runs, open_arrays, reading, said
-from iceprobe.datasets.feature_files.keys import ROLES, TARGETS, last, roles_of
+from iceprobe.datasets.feature_files.arrays import Arrays, Form, Runs, reading, said
+from iceprobe.datasets.feature_files.keys import TARGETS, last, roles_of
 
 # Examples of one shape end to end, or one after another.
 Read = Tensor | list[Tensor]
@@ -233,7 +231,7 @@ class OneFile(Examples):
                     f"{what}: {self.keys[part]!r} {shape} doesn't fit it: give one of each an "
                     + ("example" if part != "coords" else "token")
                 )
-            self.forms[part] = _part_form(part, shape[1 + len(length) :], self.dim, what)
+            self.forms[part] = part_form(part, shape[1 + len(length) :], self.dim, what)
         if "grid" in self.keys and self.lengths is not None:
             grid = torch.as_tensor(self.arrays.whole(self.keys["grid"])).flatten().tolist()
             self.grid = tuple(int(one) for one in grid)
@@ -267,14 +265,14 @@ class OneFile(Examples):
             return [
                 one
                 for (a, b), piece in zip(runs, pieces, strict=True)
-                for one in _turned(piece, part, self.reading).split(self.lengths[a:b].tolist())
+                for one in turned(piece, part, self.reading).split(self.lengths[a:b].tolist())
             ]
         whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if part == "features":
             return laid_out(whole, self.axes)
         if part == "prefix" and whole.ndim == 2:
             return whole[:, None]
-        return _turned(whole, part, self.reading)
+        return turned(whole, part, self.reading)
 
     def column(self, name: str) -> list[Any]:
         with reading(self.place):
@@ -288,154 +286,7 @@ class OneFile(Examples):
         return f"example {row} of {self.place.name!r}"
 
 
-class Apart(Examples):
-    """An array an example, each in a file or a group of its own.
-
-    Args:
-        sources: name of the example → its file and the prefix of its arrays there (``"slide_1/"``).
-        read_as: as asked for.
-    """
-
-    def __init__(self, sources: Mapping[str, tuple[Path, str]], read_as: Reading):
-        super().__init__(read_as)
-        self.names, self.sources = list(sources), list(sources.values())
-        self.keys: list[dict[str, str]] = []
-        self.axes: list[str] = []
-        self.squeezed: list[bool] = []
-        self._opened: dict[Path, Arrays] = {}
-        lengths, vectors, dtypes = [], 0, set[str]()
-        first: Mapping[str, Form] = {}
-        for row, (place, within) in enumerate(self.sources):
-            if place not in self._opened:
-                self.states[place] = state_of(place)
-                self._opened[place] = open_arrays(place)
-            opened = self._opened[place].forms
-            forms = {name: form for name, form in opened.items() if name.startswith(within)}
-            keys = roles_of(place, forms, None if read_as.key is None else within + read_as.key)
-            form = forms[keys["features"]]
-            what = f"{place.name!r}, {keys['features']!r} {said(form)}"
-            length, dim, grid = self._take(form, what)
-            vectors += len(form.shape) == 1
-            if not form.floating and "int" not in form.dtype:
-                raise IceprobeError(f"{what}: tokens are floats: pass key=NAME of some")
-            if not length or not dim:
-                raise IceprobeError(f"{what}: it has no tokens: leave {shown(self.names[row])} out")
-            if row and (dim, grid is None) != (self.dim, self.grid is None):
-                raise IceprobeError(
-                    f"{what}: D is {dim}, and {self.dim} of {self.where(0)}: give tokens of one encoder, "
-                    "(N, D) each"
-                )
-            self.dim, self.grid = dim, grid if not row or grid == self.grid else ()
-            lengths.append(length)
-            dtypes |= {forms[keys[part]].dtype for part in ("features", "prefix") if part in keys}
-            self.keys.append(keys)
-            self._take_parts(forms, keys, length, what, row)
-            first = first or forms
-        self.grid = self.grid or None
-        self._decide(np.array(lengths, np.int64), vectors)
-        self.dtype = widest(dtypes)
-        self.columns = [
-            name.removeprefix(self.sources[0][1])
-            for name, form in first.items()
-            if form.shape in ((), (1,)) and not any(last(name) in one for one in ROLES.values())
-        ]
-
-    def _take(self, form: Form, what: str) -> tuple[int, int, tuple[int, int] | None]:
-        """N, D and the grid of one example; one axis of 1 in front is left out."""
-        shape = form.shape
-        squeezed = len(shape) == 3 and shape[0] == 1 and self.reading.axes not in ("hwd", "dhw")
-        shape = shape[1:] if squeezed else shape
-        if len(shape) not in (1, 2, 3):
-            raise IceprobeError(f"{what}: give tokens of one example, (N, D) or (1, N, D)")
-        if len(shape) == 1:
-            axes, size = "d", (1, shape[0], None)
-        else:
-            asked = self.reading.axes
-            axes = axes_of(shape, asked, what) if len(shape) == 3 or asked else "nd"
-            size = size_of(shape, axes)  # type: ignore[assignment]
-        self.axes.append(axes)
-        self.squeezed.append(squeezed)
-        return size
-
-    def _take_parts(
-        self, forms: Mapping[str, Form], keys: dict[str, str], length: int, what: str, row: int
-    ) -> None:
-        """Shapes of the other parts, the same in each file."""
-        here = {}
-        for part in PARTS[1:]:
-            if part not in keys or self.axes[row] == "d":
-                continue
-            shape = forms[keys[part]].shape
-            shape = shape[1:] if self._in_front(part, shape, row) else shape
-            if part == "coords" and shape[:1] != (length,):
-                raise IceprobeError(
-                    f"{what}: {keys[part]!r} {shape} are not of its {counted(length, 'token')}: write both "
-                    "again, together"
-                )
-            here[part] = _part_form(part, shape[1:] if part == "coords" else shape, self.dim, what)
-        if row and here != self.forms:
-            raise IceprobeError(
-                f"{what}: beside the tokens it has {here or 'nothing'}, and {self.forms or 'nothing'} in "
-                f"{self.where(0)}: write all alike"
-            )
-        self.forms = here
-
-    def _in_front(self, part: str, shape: tuple[int, ...], row: int) -> bool:
-        """Whether an array has an axis of 1 in front, as a batch of one."""
-        if part == "features":
-            return self.squeezed[row]
-        return shape[:1] == (1,) and len(shape) == (2 if part == "pooled" else 3)
-
-    def _decide(self, lengths: np.ndarray, vectors: int) -> None:
-        """Whether examples are vectors or sets of tokens."""
-        if vectors == len(lengths) or (lengths == 1).all():
-            if vectors < len(lengths):
-                self.assumed.append(
-                    f"each of {len(lengths):,} files holds one token, which is read as one vector an example"
-                )
-            self.forms.pop("coords", None)
-            return
-        if vectors:
-            row = self.axes.index("d")
-            raise IceprobeError(
-                f"{self.where(row)} is one vector, and others are several tokens: give (N, D) each"
-            )
-        self.lengths = lengths
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def read(self, part: str, rows: Sequence[int]) -> Read:
-        self.check_unchanged({self.sources[row][0] for row in rows})
-        found = []
-        for row in rows:
-            place, _ = self.sources[row]
-            with reading(place):
-                one = torch.as_tensor(self._opened[place].whole(self.keys[row][part]))
-            if self._in_front(part, tuple(one.shape), row):
-                one = one[0]
-            if part == "features":
-                one = laid_out(one, self.axes[row])
-                one = one.flatten() if self.lengths is None else one
-            elif part == "prefix" and one.ndim == 1:
-                one = one[None]
-            found.append(_turned(one, part, self.reading))
-        return found
-
-    def column(self, name: str) -> list[Any]:
-        values = []
-        for place, within in self.sources:
-            with reading(place):
-                found = self._opened[place].whole(within + name)
-            values.append(found.tolist()[0] if isinstance(found, Tensor) else found[0])
-        return values
-
-    def where(self, row: int) -> str:
-        place, within = self.sources[row]
-        return f"{within.rstrip('/')!r} in {place.name!r}" if within else repr(place.name)
-
-
-def _part_form(part: str, shape: tuple[int, ...], dim: int, what: str) -> tuple[int, ...]:
+def part_form(part: str, shape: tuple[int, ...], dim: int, what: str) -> tuple[int, ...]:
     """The shape of a part of one example, N left out; refused if it fits no tokens of width ``dim``."""
     if part == "prefix":
         shape = shape if len(shape) == 2 else (1, *shape)
@@ -448,7 +299,7 @@ def _part_form(part: str, shape: tuple[int, ...], dim: int, what: str) -> tuple[
     return shape
 
 
-def _turned(tensor: Tensor, part: str, read_as: Reading) -> Tensor:
+def turned(tensor: Tensor, part: str, read_as: Reading) -> Tensor:
     """Coordinates in the order of a grid's axes, down before right: x, y turned."""
     if part == "coords" and tensor.shape[-1] == 2 and read_as.coords == "xy":
         return tensor.flip(-1)

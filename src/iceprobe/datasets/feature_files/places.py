@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
+from iceprobe.datasets.feature_files.apart import Apart
 from iceprobe.datasets.feature_files.arrays import KINDS, Arrays, Form, Runs, Values, open_arrays
-from iceprobe.datasets.feature_files.examples import Apart, Examples, OneFile, Reading
+from iceprobe.datasets.feature_files.examples import Examples, OneFile, Reading
 from iceprobe.datasets.feature_files.keys import NAMES, ROLES, last, one_called
 from iceprobe.datasets.feature_files.parquet import OfParquet
 from iceprobe.datasets.layout import role_of
