@@ -349,8 +349,14 @@ FINE = VECTORS + np.array([0, 0, 0, 1e12, 0])
         ({"train": (VECTORS.astype(str), Y)}, "of type <U"),
         ({"train": (VECTORS > 0, Y)}, "of type bool"),
         ({"train": (torch.zeros(12, 5, dtype=torch.complex64), Y)}, "of type torch.complex64"),
-        ({"train": ([np.zeros((i, 5)) for i in range(1, 13)], Y)}, "can't be read yet"),
-        ({"train": ([torch.zeros(i, 5) for i in range(1, 13)], Y)}, "can't be read yet"),
+        (
+            {"train": ([np.zeros((i, 5)) for i in range(12)], Y)},
+            r"example 0 .* has the shape \(0, 5\)",
+        ),
+        (
+            {"train": ([torch.zeros(2, i) for i in range(1, 13)], Y)},
+            r"has the shape \(2, 2\): give \(N_i, 1\)",
+        ),
         ({"train": (VECTORS, Y), "test": (VECTORS, ["a", "d"] * 6)}, "'d' is in split 'test'"),
         ({"train": (VECTORS, Y), "test": (VECTORS, [0, 1] * 6)}, "give both alike"),
         (
