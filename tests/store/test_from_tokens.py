@@ -114,7 +114,6 @@ def test_everything_downstream_works_or_says_why_not(extracted, tmp_path):
     again = iceprobe.fit(store, ["linear", "ep4"], output=tmp_path / "run", resume=True, **FAST)
     assert [one.score for one in again] == [one.score for one in results]
     for wrong, words in [
-        (lambda: iceprobe.export(results[1], tmp_path / "e"), "there is no backbone to run"),
         (lambda: iceprobe.analyze(results, heads=True), "there is no backbone to run"),
         (lambda: iceprobe.analyze(read), "held in memory only"),
         (lambda: iceprobe.load_backbone("tokens:mine"), "no backbone behind them"),
