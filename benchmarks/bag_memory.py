@@ -1,0 +1,85 @@
+"""Peak memory of a fit over bags that no memory holds.
+
+    python benchmarks/bag_memory.py [--bags 200] [--tokens 100000] [--memory 2GB] [--json FILE]
+
+Bags of random tokens, 768 numbers in float16 each (30 GB of 200 bags of 100,000), are written as HDF5 files, one a
+bag, and `iceprobe fit features:FOLDER` reads them where they lie, in a process of its own: EP8 and gated ABMIL,
+one epoch, every bag of which is streamed twice a step. Told is the most memory that the process had in use
+(``VmHWM``), beside what it has after importing torch and iceprobe.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+DIM = 768
+PROBES = ("ep8", "abmilp?gated=true")
+
+CHILD = """
+import json, sys
+import numpy as np, torch, iceprobe
+from iceprobe.machine.allocator import keep_freed_memory
+
+def peak():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+keep_freed_memory()
+torch.ones(8, 8) @ torch.ones(8, 8)
+before, memory, folder, probes = peak(), int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+spec = f"features:{folder}/bags?table={folder}/labels.csv&name=slide_id&target=label&split=split"
+store = iceprobe.load_features(spec, progress=False)
+opened = peak()
+iceprobe.fit(store, probes, protocol="paper", epochs=1, min_steps=0, seeds=1, learning_rates=[1e-2],
+             batch_size=16, memory=memory, output=f"{folder}/run", progress=False)
+print(json.dumps({"before": before, "opened": opened, "fitted": peak()}))
+"""
+
+
+def write(folder: Path, bags: int, tokens: int) -> None:
+    """One file a bag; the first fifth are to test."""
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((tokens + bags, DIM), np.float32).astype(np.float16)
+    (folder / "bags").mkdir()
+    rows = ["slide_id,label,split"]
+    for bag in range(bags):
+        with h5py.File(folder / "bags" / f"slide_{bag:03d}.h5", "w") as file:
+            file["features"] = block[bag : bag + tokens]
+        rows.append(f"slide_{bag:03d},{'ab'[bag % 2]},{'test' if bag < bags // 5 else 'train'}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bags", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--memory", type=float, default=2e9, help="bytes")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), args.bags, args.tokens)
+        began = time.perf_counter()
+        command = [sys.executable, "-c", CHILD, str(int(args.memory)), folder, *PROBES]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        found |= {
+            "bags": args.bags,
+            "tokens": args.tokens,
+            "bytes": 2 * DIM * args.bags * args.tokens,
+            "memory": args.memory,
+            "seconds": round(time.perf_counter() - began),
+        }
+    print(json.dumps(found))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
