@@ -1,8 +1,10 @@
 """Tokens, the output of a frozen backbone on a batch of images, and their shape."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -189,6 +191,30 @@ class Tokens:
         moved = self.patches.to(device), self.prefix.to(device)
         beside = (one if one is None else one.to(device) for one in (self.mask, self.coords))
         return Tokens(*moved, self.grid, self.has_class, vectors, *beside)
+
+    @cached_property
+    def grids(self) -> list[tuple[int, ...]] | None:
+        """The grid of each example; ``None`` where tokens lie on none.
+
+        Where there is none of all, they are made of ``coords`` that number cells from 0: those of an
+        example are all cells of its grid, row by row.
+        """
+        if self.grid is not None:
+            return [self.grid] * len(self.patches)
+        if self.coords is None or self.coords.shape[2] < 2:
+            return None
+        coords, found = self.coords.cpu(), list[tuple[int, ...]]()
+        masks = [None] * len(coords) if self.mask is None else self.mask.cpu()
+        for one, mask in zip(coords, masks, strict=True):
+            own = one if mask is None else one[mask]
+            grid = tuple(int(end) + 1 for end in own.amax(0).tolist())
+            if math.prod(grid) != len(own):
+                return None
+            cells = itertools.product(*map(range, grid))
+            if own.tolist() != [[*map(float, cell)] for cell in cells]:
+                return None
+            found.append(grid)
+        return found
 
     @property
     def class_token(self) -> "Tensor | None":

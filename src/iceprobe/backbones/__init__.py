@@ -3,5 +3,8 @@
 from iceprobe.backbones.registry import BACKBONES, load_backbone
 from iceprobe.core.lazy import lazy
 
-__all__ = ["BACKBONES", "Backbone", "Preprocessing", "load_backbone"]
-__getattr__ = lazy(__name__, {"Backbone": "base", "Preprocessing": "preprocessing"})
+__all__ = ["BACKBONES", "Backbone", "NativePreprocessing", "Preprocessing", "load_backbone"]
+__getattr__ = lazy(
+    __name__,
+    {"Backbone": "base", "NativePreprocessing": "native", "Preprocessing": "preprocessing"},
+)

@@ -64,7 +64,7 @@ def augmentation(preprocessing: ExamplePreprocessing, strength: str = "paper") -
         IceprobeError: for an unknown strength, and, when it is called, for examples without random views.
     """
     if not isinstance(preprocessing, Preprocessing):
-        return partial(_none, preprocessing.kind)
+        return partial(_none, plural(preprocessing.kind))
     return partial(_normalised, preprocessing, random_view(preprocessing, strength))
 
 
@@ -74,8 +74,8 @@ def view_generator(index: int, view: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
-def _none(kind: str, example: Any, generator: torch.Generator) -> Inputs:
-    raise IceprobeError(f"{plural(kind)} have no random views: leave views and augmentation out")
+def _none(kinds: str, example: Any, generator: torch.Generator) -> Inputs:
+    raise IceprobeError(f"such {kinds} have no random views: leave views and augmentation out")
 
 
 def _normalised(

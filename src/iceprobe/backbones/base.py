@@ -2,8 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from iceprobe.backbones.attention import CaughtAttention
 from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, plural
 from iceprobe.backbones.layers import resolve_layers
+from iceprobe.backbones.native import NativePreprocessing
+from iceprobe.backbones.options import NATIVE
 from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.backbones.readers import LayerReader, TimmReader
+from iceprobe.backbones.readers import LayerReader, TimmReader, evaluating
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
 from iceprobe.datasets.base import Dataset
@@ -102,7 +103,7 @@ class Backbone(HasTokenShape, nn.Module):
     def forward_layers(self, images: Inputs) -> list[Tokens]:
         """Tokens of each of ``layers`` from one forward pass; otherwise as :meth:`forward`."""
         images = images.to(self._like.dtype)
-        with _evaluating(self.reader), FastLinear():
+        with evaluating(self.reader), FastLinear():
             if isinstance(self.reader, LayerReader):
                 return self.reader.forward_layers(images)
             return [self.reader(images)]
@@ -225,8 +226,13 @@ class Backbone(HasTokenShape, nn.Module):
         """Its preprocessing, for what reads single images only: ``what``, ``"an adaptation"``.
 
         Raises:
-            IceprobeError: if it reads other examples.
+            IceprobeError: if it reads other examples, or images of their own shape.
         """
+        if isinstance(self.preprocessing, NativePreprocessing):
+            raise IceprobeError(
+                f"{what} is of images of one size, and backbone {self.spec!r} keeps their shape: give image_size= "
+                f"a number of pixels in place of {NATIVE}"
+            )
         if not isinstance(self.preprocessing, Preprocessing):
             raise IceprobeError(
                 f"{what} is of images, and backbone {self.spec!r} reads {plural(self.preprocessing.kind)}: "
@@ -291,19 +297,6 @@ class Backbone(HasTokenShape, nn.Module):
                 f"backbone {self.spec!r} failed on a blank {size} {kind} "
                 f"({' '.join(str(error).split())}): check {check}"
             ) from error
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule has its former mode."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _hash_weights(module: nn.Module) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.backbones.layers import Layers, resolve_layers
-from iceprobe.backbones.readers import LayerReader, square_grid, tokens_of_map
+from iceprobe.backbones.native_readers import padded_coords
+from iceprobe.backbones.readers import LayerReader, grid_over, tokens_of_map
 from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
@@ -30,7 +32,7 @@ class BlockPaths:
         has_class: whether there is a class token.
         stages: whether the blocks are stages, so that the norm applies to the last one only.
         features: a block's output and its position → ``(B, P + N, D)`` or a map ``(B, D, H, W)``;
-            patches lie row by row over a square grid.
+            patches lie row by row over a grid as long and wide as the images.
         inputs: images → keyword arguments of the model; ``None``: it takes the images.
         vectors: the model's output → ``Tokens.vectors`` of the last layer; ``None``: no vectors.
         pooled_class: whether the model was trained on the output of a learned pooler.
@@ -42,7 +44,7 @@ class BlockPaths:
     has_class: bool = False
     stages: bool = False
     features: Callable[[Any, int], Tensor] = first_tensor
-    inputs: Callable[[Tensor], dict[str, Any]] | None = None
+    inputs: Callable[[Any], dict[str, Any]] | None = None
     vectors: Callable[[Any], dict[str, Tensor]] | None = None
     pooled_class: bool = False
 
@@ -59,11 +61,11 @@ class BlockReader(LayerReader):
         self.paths = paths
         self.pooled_class = self.pooled_class or paths.pooled_class
 
-    def forward_layers(self, images: Tensor) -> list[Tokens]:
-        """Tokens of images ``(B, C, S, S)``, one for each of ``layers``.
+    def forward_layers(self, images: Any) -> list[Tokens]:
+        """Tokens of images ``(B, C, H, W)``, or of a `Ragged` of patches, one for each of ``layers``.
 
         Raises:
-            IceprobeError: if the patches of a sequence make no square grid.
+            IceprobeError: if the patches of a sequence make no grid of the images' shape.
         """
         found: dict[int, Tensor] = {}
 
@@ -76,9 +78,9 @@ class BlockReader(LayerReader):
                 hooks.enter_context(block.register_forward_hook(partial(keep, layer)))
             inputs = self.paths.inputs
             output = self.model(images) if inputs is None else self.model(**inputs(images))
-        return [self._tokens(layer, found[layer], output) for layer in self.layers]
+        return [self._tokens(layer, found[layer], output, images) for layer in self.layers]
 
-    def _tokens(self, layer: int, features: Tensor, output: Any) -> Tokens:
+    def _tokens(self, layer: int, features: Tensor, output: Any, images: Inputs) -> Tokens:
         paths, grid = self.paths, None
         last = layer == len(paths.blocks) - 1
         if features.ndim == 4:
@@ -87,11 +89,14 @@ class BlockReader(LayerReader):
         if self.norm and paths.norm is not None and (last or not paths.stages):
             features = paths.norm(features)
         count = paths.num_prefix
-        grid = grid or square_grid(features.shape[1] - count)
+        vectors = paths.vectors(output) if last and paths.vectors else {}
+        if isinstance(images, Ragged):
+            tokens = features[:, count:], features[:, :count], None, paths.has_class, vectors
+            return Tokens(*tokens, images.mask, padded_coords(images))
+        grid = grid or grid_over(images.shape[-2:], features.shape[1] - count)
         if grid is None:
             raise IceprobeError(
                 f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {count} "
-                "are prefix tokens: the rest make no square grid"
+                f"are prefix tokens: the rest make no {'square ' * (images.shape[-1] == images.shape[-2])}grid"
             )
-        vectors = paths.vectors(output) if last and paths.vectors else {}
         return Tokens(features[:, count:], features[:, :count], grid, paths.has_class, vectors)

@@ -8,7 +8,7 @@ an entry in `KINDS`. This module doesn't import torch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
@@ -102,10 +102,12 @@ class ExamplePreprocessing(ABC):
         kind: of the examples that it reads, a name in `KINDS`.
         shape: of every input, without the batch; ``None`` where inputs differ in their length, and
             :meth:`transform` gives a `Ragged` of one example.
-        frame: the `Preprocessing` of each picture of an example; ``None`` for a kind without pictures.
+        frame: the `ImagePreprocessing` of each picture of an example; ``None`` for a kind without pictures.
+        augmented: whether there are random views of its examples.
     """
 
     kind: ClassVar[str]
+    augmented: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -158,7 +160,7 @@ class ExamplePreprocessing(ABC):
         given = dict(fields)
         kind = given.pop("kind", "image")
         try:
-            read: type[ExamplePreprocessing] = KINDS[kind].load()
+            read: Callable[..., ExamplePreprocessing] = KINDS[kind].load()
             return read(**given)
         except (KeyError, TypeError, ValueError) as error:
             raise IceprobeError(
@@ -169,11 +171,11 @@ class ExamplePreprocessing(ABC):
 
 @dataclass(frozen=True)
 class Kind(Entry):
-    """A kind of examples: its preprocessing, and ``summary``, its name in the plural."""
+    """A kind of examples: its preprocessing by its fields, and ``summary``, its name in the plural."""
 
 
 #: What a data set holds and a backbone reads.
-KINDS: dict[str, Kind] = {"image": Kind("iceprobe.backbones.preprocessing:Preprocessing", "images")}
+KINDS: dict[str, Kind] = {"image": Kind("iceprobe.backbones.native:image_preprocessing", "images")}
 
 
 def plural(kind: str) -> str:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 from iceprobe.backbones.layers import Layers, parse_layers
+from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import boolean
 
 Parser = Callable[[str], Any]
 
 LARGEST = 2**14  # pixels a side: above this, even a blank image takes gigabytes
+NATIVE = "native"  # image_size of images that keep their shape
+FEWEST, MOST = 4, 2**16  # patches of such an image: with fewer, one could be a single patch
 
 
 def parse_pixels(text: str) -> int:
@@ -23,6 +26,22 @@ def parse_pixels(text: str) -> int:
     if not 0 < side <= LARGEST:
         raise ValueError(f"write a number of pixels from 1 to {LARGEST}")
     return side
+
+
+def parse_shape(text: str) -> int | str:
+    """Pixels a side, or `NATIVE`; ValueError for anything else."""
+    try:
+        return NATIVE if text == NATIVE else parse_pixels(text)
+    except ValueError as error:
+        raise ValueError(f"write a number of pixels from 1 to {LARGEST}, or {NATIVE}") from error
+
+
+def parse_tokens(text: str) -> int:
+    """The most patches of an image; ValueError if the text is not such a number."""
+    tokens = int(text)
+    if not FEWEST <= tokens <= MOST:
+        raise ValueError(f"write a number of patches from {FEWEST} to {MOST}")
+    return tokens
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -85,10 +104,41 @@ class ImageOptions:
     resize: Annotated[str | None, str] = None
 
     @property
+    def native(self) -> bool:
+        """Whether images keep their shape."""
+        return False
+
+    @property
     def given(self) -> dict[str, Any]:
         """Those that aren't ``None``, as arguments of :class:`Preprocessing`."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return {key: tuple(v) if key in ("mean", "std") else v for key, v in given.items()}
+
+
+@dataclass(frozen=True)
+class AnyShapeOptions(ImageOptions):
+    """The same for models that may take images of any shape.
+
+    Attributes:
+        image_size: pixels a side, or ``"native"``: an image keeps its aspect.
+        max_tokens: most patches of such an image.
+    """
+
+    image_size: Annotated[Any, parse_shape] = None
+    max_tokens: Annotated[int | None, parse_tokens] = None
+
+    @property
+    def native(self) -> bool:
+        """Whether images keep their shape.
+
+        Raises:
+            IceprobeError: for ``max_tokens`` of images of one size.
+        """
+        if self.image_size != NATIVE and self.max_tokens is not None:
+            raise IceprobeError(
+                f"max_tokens={self.max_tokens} is of images of their own shape: add image_size={NATIVE}"
+            )
+        return bool(self.image_size == NATIVE)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From a decoded image to a backbone's input: resize, centre crop, normalise."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,39 +57,27 @@ def other_crop(spec: str, own: str) -> str:
     return f"{spec}: the shorter side is resized and the centre cropped, as for every model; {own}"
 
 
-@dataclass(frozen=True)
-class Preprocessing(ExamplePreprocessing):
-    """The evaluation transform of a backbone of images.
-
-    The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped. With
-    the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
+class ImagePreprocessing(ExamplePreprocessing):
+    """What preprocessings of single images share: colours, statistics, and where a point comes to lie.
 
     Attributes:
-        image_size: S, pixels a side of the backbone's input.
         mean, std: one value a channel in the backbone's order, for pixels in [0, 1].
         interpolation: ``"bicubic"``, ``"bilinear"``, ``"lanczos"`` or ``"nearest"``.
-        crop_pct: side of the crop over the resized side, in (0, 1].
         channels: 3 (colour) or 1 (grey).
-        resize: ``"shorter"`` (that side is resized, the aspect is kept) or ``"squash"`` (both).
         order: of three channels, ``"RGB"`` or ``"BGR"``.
     """
 
     kind: ClassVar[str] = "image"
-
-    image_size: int
+    choices: ClassVar[tuple[str, ...]] = ("order", "interpolation")
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = CROP_PCT
-    channels: int = 3
-    resize: str = "shorter"
-    order: str = "RGB"
+    interpolation: str
+    channels: int
+    order: str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
         object.__setattr__(self, "std", tuple(map(float, self.std)))
-        if self.image_size < 1:
-            raise IceprobeError(f"image_size={self.image_size}: take a number of pixels above 0")
         if self.channels not in (1, 3):
             raise IceprobeError(
                 f"a model of {self.channels} channels: images are read as RGB (3) or grey (1), so "
@@ -105,11 +94,74 @@ class Preprocessing(ExamplePreprocessing):
                 raise IceprobeError(f"{name}={values}: take finite numbers")
         if min(self.std) <= 0:
             raise IceprobeError(f"std={self.std}: standard deviations are above 0")
+        for name in self.choices:
+            if (value := getattr(self, name)) not in CHOICES[name]:
+                raise IceprobeError(f"{name}={value!r}: take one of {', '.join(CHOICES[name])}")
+
+    @abstractmethod
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The backbone's input as a picture."""
+
+    @abstractmethod
+    def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Boxes on the original image → boxes on the crop, clipped to it.
+
+        Args:
+            boxes: ``(k, 4)`` as ``x0, y0, x1, y1`` in pixels with exclusive upper ends.
+            size: width and height of the original image.
+
+        Returns:
+            ``(k, 4)`` float32; a box wholly outside the crop has no area.
+        """
+
+    def converted(self, image: Image.Image) -> Image.Image:
+        """The image as RGB or grey, as the backbone reads it."""
+        return plain(image).convert("L" if self.channels == 1 else "RGB")
+
+    def normalised_pixels(self, pixels: Tensor) -> Tensor:
+        """uint8 ``(…, C, H, W)``, channels as PIL has them → float32 of the same shape."""
+        if self.order == "BGR":
+            pixels = pixels.flip(-3)
+        mean = torch.tensor(self.mean, device=pixels.device)
+        std = torch.tensor(self.std, device=pixels.device)
+        return pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+
+
+@dataclass(frozen=True)
+class Preprocessing(ImagePreprocessing):
+    """The evaluation transform of a backbone of images.
+
+    The shorter side is resized to ``int(image_size / crop_pct)`` and the centre is cropped. With
+    the usual ``crop_pct`` of 224/256 the resize is ``int(image_size * 256 / 224)``.
+
+    Attributes:
+        image_size: S, pixels a side of the backbone's input.
+        mean, std: one value a channel in the backbone's order, for pixels in [0, 1].
+        interpolation: ``"bicubic"``, ``"bilinear"``, ``"lanczos"`` or ``"nearest"``.
+        crop_pct: side of the crop over the resized side, in (0, 1].
+        channels: 3 (colour) or 1 (grey).
+        resize: ``"shorter"`` (that side is resized, the aspect is kept) or ``"squash"`` (both).
+        order: of three channels, ``"RGB"`` or ``"BGR"``.
+    """
+
+    augmented: ClassVar[bool] = True
+    choices: ClassVar[tuple[str, ...]] = ("resize", "order", "interpolation")
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = CROP_PCT
+    channels: int = 3
+    resize: str = "shorter"
+    order: str = "RGB"
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise IceprobeError(f"image_size={self.image_size}: take a number of pixels above 0")
+        super().__post_init__()
         if not 0 < self.crop_pct <= 1:
             raise IceprobeError(f"crop_pct={self.crop_pct}: take one in (0, 1]")
-        for name, choices in CHOICES.items():
-            if (value := getattr(self, name)) not in choices:
-                raise IceprobeError(f"{name}={value!r}: take one of {', '.join(choices)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -161,32 +213,11 @@ class Preprocessing(ExamplePreprocessing):
         """The backbone's input: float32 ``(C, S, S)``."""
         return self.normalised(self.crop(image))
 
-    def converted(self, image: Image.Image) -> Image.Image:
-        """The image as RGB or grey, as the backbone reads it."""
-        return plain(image).convert("L" if self.channels == 1 else "RGB")
-
     def normalised(self, picture: Image.Image) -> Tensor:
         """A converted picture of S x S pixels → float32 ``(C, S, S)``."""
         return self.normalised_pixels(F.pil_to_tensor(picture))
 
-    def normalised_pixels(self, pixels: Tensor) -> Tensor:
-        """uint8 ``(…, C, S, S)``, channels as PIL has them → float32 of the same shape."""
-        if self.order == "BGR":
-            pixels = pixels.flip(-3)
-        mean = torch.tensor(self.mean, device=pixels.device)
-        std = torch.tensor(self.std, device=pixels.device)
-        return pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
-
     def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Boxes on the original image → boxes on the crop, clipped to it.
-
-        Args:
-            boxes: ``(k, 4)`` as ``x0, y0, x1, y1`` in pixels with exclusive upper ends.
-            size: width and height of the original image.
-
-        Returns:
-            ``(k, 4)`` float32; a box wholly outside the crop has no area.
-        """
         resized = self.resized(size)
         scale = np.array([resized[0] / size[0], resized[1] / size[1]] * 2)
         # torchvision's centre crop rounds half to even, so does Python.

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from iceprobe.backbones.options import NATIVE
 from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.foreign import one_line
@@ -73,10 +74,13 @@ def read_processor(
         )
     else:
         raise IceprobeError(f"{spec}: its {run.name} {why}: {INSTEAD}")
+    if patches and given.get("image_size") == NATIVE:
+        fields["max_tokens"] = processor.max_num_patches
     if "image_size" not in given:
         fields["image_size"], lines = _side(run, made_for, spec)
         assumed += lines
-    if formula is not None and "resize" not in given and not run.too_large:
+    cropped = "resize" not in given and given.get("image_size") != NATIVE
+    if formula is not None and cropped and not run.too_large:
         own = _own_crop(run, formula)
         assumed += [other_crop(spec, f"its {run.name} {own}")] if own else []
     return fields, assumed

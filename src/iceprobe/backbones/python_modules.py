@@ -11,9 +11,18 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
-from iceprobe.backbones.preprocessing import Preprocessing
-from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler, is_timm, timm_name
+from iceprobe.backbones.native import NativePreprocessing, native_transform
+from iceprobe.backbones.native_readers import native_reader
+from iceprobe.backbones.options import NATIVE, CheckpointOptions, ImageOptions, OutputOptions
+from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing
+from iceprobe.backbones.readers import (
+    LayerReader,
+    OutputReader,
+    TimmReader,
+    has_pooler,
+    is_timm,
+    timm_name,
+)
 from iceprobe.backbones.wrappers import unwrapped
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.foreign import explained, imported, one_line, where
@@ -62,7 +71,8 @@ def wrap_module(
     Args:
         module: a ``Backbone`` (returned unchanged), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std.
+            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std; with a
+            ``NativePreprocessing`` it takes images of their own shape, ``tokens(Ragged) -> Tokens``.
             Training wrappers are removed, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.
@@ -99,7 +109,10 @@ def wrap_module(
                 f"{timm_name(module)}"
             )
         settings["norm"] = norm = family.norm if tokens.norm is None else tokens.norm
-        reader = TimmReader(module, tokens.layers, norm)
+        read: LayerReader = TimmReader(module, tokens.layers, norm)
+        if isinstance(preprocessing, NativePreprocessing):
+            read = native_reader(read, preprocessing, label)
+        reader = read
     else:
         if tokens.layer is not None or tokens.norm is not None:
             raise IceprobeError(
@@ -142,19 +155,27 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
 
 def stated_preprocessing(
     module: nn.Module, images: ImageOptions, label: str
-) -> tuple[Preprocessing, list[str]]:
+) -> tuple[ImagePreprocessing, list[str]]:
     """The transform by ``images`` and the module's own configuration, and what was assumed.
 
     Raises:
         IceprobeError: if size, mean or std are in neither.
     """
     stated, given = getattr(module, "preprocessing", None), images.given
-    if isinstance(stated, Preprocessing):
+    if isinstance(stated, NativePreprocessing) and (images.image_size is None or images.native):
+        fields = stated.as_dict()
+        return native_transform(label, images, fields["patch_size"], fields, fields["max_tokens"])
+    if isinstance(stated, Preprocessing) and not images.native:
         return Preprocessing(**{**stated.as_dict(), **given}), []
     if getattr(module, "pretrained_cfg", None):
         from iceprobe.backbones.timm_models import timm_preprocessing
 
         return timm_preprocessing(module, images, label)
+    if images.native:
+        raise IceprobeError(
+            f"{label}: image_size={NATIVE} is for models of timm, and for modules with an attribute preprocessing = "
+            "iceprobe.backbones.NativePreprocessing(…): give image_size= a number of pixels"
+        )
     missing = [key for key in ("image_size", "mean", "std") if key not in given]
     if missing:
         raise IceprobeError(

@@ -7,6 +7,8 @@ since stages differ in width.
 
 import copy
 import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -238,6 +240,19 @@ class OutputReader(nn.Module):
         return Tokens(patches, prefix, square_grid(patches.shape[1]), has_class)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule has its former mode."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
 def tokens_of_map(features: Tensor) -> Tokens:
     """The cells of ``(B, D, H, W)`` as patch tokens, row by row; no prefix."""
     patches = features.flatten(2).transpose(1, 2)
@@ -248,6 +263,13 @@ def square_grid(num_patches: int) -> tuple[int, int] | None:
     """The grid of a square image's patches, ``None`` if their number isn't a square."""
     side = round(num_patches**0.5)
     return (side, side) if side * side == num_patches else None
+
+
+def grid_over(size: Sequence[int], num_patches: int) -> tuple[int, int] | None:
+    """The grid of square patches over an image of ``size`` (height, width); ``None`` if there is none."""
+    side = (size[0] * size[1] / max(num_patches, 1)) ** 0.5
+    rows, columns = round(size[0] / side), round(size[1] / side)
+    return (rows, columns) if rows * columns == num_patches else None
 
 
 def _num_prefix(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from iceprobe.backbones.families import PARADIGMS
 from iceprobe.backbones.options import (
+    AnyShapeOptions,
     CheckpointOptions,
     Groups,
     HubOptions,
@@ -15,7 +16,7 @@ from iceprobe.backbones.options import (
     Parser,
     TokenOptions,
     grouped,
-    parse_pixels,
+    parse_shape,
     parsers,
 )
 from iceprobe.core.assumptions import log_assumptions
@@ -38,6 +39,7 @@ def _paradigm(text: str) -> str:
 
 
 OF_IMAGES: Groups = {"images": ImageOptions, "saved": CheckpointOptions}
+OF_ANY_SHAPE: Groups = {"images": AnyShapeOptions, "saved": CheckpointOptions}
 CHECKPOINT = parsers([CheckpointOptions])
 
 
@@ -77,8 +79,9 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "timm:vit_base_patch16_224.mae",
                 "timm:vit_small_patch14_dinov2.lvd142m?image_size=224&layer=-2",
                 "timm:vit_base_patch16_224.mae?checkpoint=last.pth&checkpoint_key=model",
+                "timm:naflexvit_base_patch16_siglip.v2_webli?image_size=native&max_tokens=256",
             ),
-            {"tokens": TokenOptions, **OF_IMAGES},
+            {"tokens": TokenOptions, **OF_ANY_SHAPE},
             {"resample": one_of("patch_embed"), "pretrained": boolean},
         ),
         "transformers": SourceEntry(
@@ -89,7 +92,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "transformers:google/siglip-base-patch16-224?layer=all",
                 "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
             ),
-            {"tokens": OutputOptions, **OF_IMAGES},
+            {"tokens": OutputOptions, **OF_ANY_SHAPE},
             {"trust": boolean},
         ),
         "open_clip": SourceEntry(
@@ -133,7 +136,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "python:./models.py:build_encoder",
                 "python:my_package.models:build_cnn?image_size=64&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
             ),
-            {"tokens": OutputOptions, **OF_IMAGES},
+            {"tokens": OutputOptions, **OF_ANY_SHAPE},
             foreign=True,
         ),
         "bundled": SourceEntry(
@@ -144,7 +147,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
         ),
     },
 )
-OF_MODULES: Groups = {"tokens": OutputOptions, "images": ImageOptions}
+OF_MODULES: Groups = {"tokens": OutputOptions, "images": AnyShapeOptions}
 
 
 # Code that the caller's own specs have run in this process: a file may name the same code again.
@@ -176,7 +179,8 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             ``layer`` (0 is the first block, -1 the last; several as ``0,5,-1`` or a sequence,
             all as ``all``: see :meth:`Backbone.per_layer`), ``norm`` (whether the final norm
             is applied, see :mod:`iceprobe.backbones.readers`; the default is the family's),
-            ``image_size`` (pixels a side), ``mean`` and ``std`` (per channel, for pixels in
+            ``image_size`` (pixels a side; of timm: and transformers: also ``native``, with
+            ``max_tokens``: images keep their aspect), ``mean`` and ``std`` (per channel, for pixels in
             [0, 1]), ``interpolation``, ``crop_pct`` (224/256), ``resize`` (``shorter`` side, or
             ``squash`` both), ``num_prefix`` and ``has_class`` (of a ``(B, N, D)`` output),
             ``checkpoint``, ``checkpoint_key``, ``strip``, ``ignore`` (see
@@ -193,7 +197,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if not isinstance(backbone, str):
         from iceprobe.backbones.python_modules import wrap_module
 
-        for key, parse in (("image_size", parse_pixels), ("paradigm", _paradigm)):
+        for key, parse in (("image_size", parse_shape), ("paradigm", _paradigm)):
             if options.get(key) is not None:
                 try:
                     options[key] = parse(str(options[key]))

@@ -17,8 +17,17 @@ from iceprobe.backbones.checkpoints import load_checkpoint
 from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
-from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
-from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
+from iceprobe.backbones.layers import Layers
+from iceprobe.backbones.native import NativePreprocessing, native_transform
+from iceprobe.backbones.native_readers import native_reader
+from iceprobe.backbones.options import (
+    NATIVE,
+    AnyShapeOptions,
+    CheckpointOptions,
+    ImageOptions,
+    TokenOptions,
+)
+from iceprobe.backbones.preprocessing import ImagePreprocessing, check_image_size, stated_transform
 from iceprobe.backbones.readers import TimmReader, has_pooler, timm_name
 from iceprobe.core.errors import IceprobeError
 
@@ -30,7 +39,7 @@ def load_timm(
     *,
     spec: str,
     tokens: TokenOptions,
-    images: ImageOptions,
+    images: AnyShapeOptions,
     saved: CheckpointOptions,
     resample: str | None = None,
     pretrained: bool = True,
@@ -54,13 +63,14 @@ def load_timm(
         family = _family_of_file(file, name, tokens, images, assumed)
     if file is None and pretrained:
         _same_channels(name, images.mean)
-        model = _published(name)
+        model = _published(name, **_any_shape(name, images))
     else:
-        options = dict(_overrides(family, name)) if family else {}
+        options = {**(_overrides(family, name) if family else {}), **_any_shape(name, images)}
         if images.mean is not None and len(images.mean) != 3:
             options["in_chans"] = len(images.mean)
         model = _random(name, **options)
-    _set_image_size(model, images.image_size, name)
+    if not images.native:
+        _set_image_size(model, images.image_size, name)
     # timm adds a tag to a bare name. It says nothing about a checkpoint.
     family = family or family_of(timm_name(model))
     norm = family.norm if tokens.norm is None else tokens.norm
@@ -90,10 +100,10 @@ def load_timm(
             )
     elif resample is not None:
         raise IceprobeError(f"{spec}: resample={resample} is for a checkpoint: add checkpoint=FILE")
-    preprocessing, crop = timm_preprocessing(model, images, spec)
+    reader, preprocessing, crop = timm_reading(model, tokens.layers, norm, images, spec)
     architecture = timm_name(model).partition(".")[0]
     return Backbone(
-        TimmReader(model, tokens.layers, norm),
+        reader,
         preprocessing,
         spec=spec,
         name=name,
@@ -104,7 +114,7 @@ def load_timm(
 
 
 def _family_of_file(
-    file: Checkpoint, name: str, tokens: TokenOptions, images: ImageOptions, assumed: list[str]
+    file: Checkpoint, name: str, tokens: TokenOptions, images: AnyShapeOptions, assumed: list[str]
 ) -> Family:
     """The family by the name, else by the file; a line in ``assumed`` if they differ."""
     named, shown = family_of(name), family_of_file(file.names)
@@ -149,15 +159,31 @@ def _spelled(numbers: Sequence[float]) -> str:
     return ",".join(f"{number:g}" for number in numbers)
 
 
+def timm_reading(
+    model: nn.Module, layers: Layers, norm: bool, images: ImageOptions, spec: str
+) -> tuple[nn.Module, ImagePreprocessing, list[str]]:
+    """A reader of the model's tokens, its transform, and what was assumed.
+
+    Raises:
+        IceprobeError: as :func:`timm_preprocessing`, and for ``image_size=native`` of a model that can't.
+    """
+    reader = TimmReader(model, layers, norm)
+    preprocessing, assumed = timm_preprocessing(model, images, spec)
+    if isinstance(preprocessing, NativePreprocessing):
+        return native_reader(reader, preprocessing, spec), preprocessing, assumed
+    return reader, preprocessing, assumed
+
+
 def timm_preprocessing(
-    model: nn.Module, images: ImageOptions, spec: str
-) -> tuple[Preprocessing, list[str]]:
+    model: Any, images: ImageOptions, spec: str
+) -> tuple[ImagePreprocessing, list[str]]:
     """The evaluation transform: ``images``, and the rest from the model's own data configuration.
 
     The crop is this project's (``spec/protocols.md``), the same for all models, not timm's.
 
     Returns:
-        The transform, and a line if timm's own crop isn't a centre crop.
+        The transform, and lines: that timm's own crop isn't a centre crop, or how many tokens images of
+        their own shape have.
 
     Raises:
         IceprobeError: for a model of images that aren't square, unless ``image_size`` is given, or
@@ -165,7 +191,7 @@ def timm_preprocessing(
     """
     config = resolve_model_data_config(model)
     # A model that was built for another size than its tag's states it in patch_embed.
-    made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    made_for: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
     channels = _input_channels(model)
     mean, std = tuple(images.mean or config["mean"]), tuple(images.std or config["std"])
     if channels is not None and channels != len(mean):
@@ -174,6 +200,12 @@ def timm_preprocessing(
             "mean and std with a number a channel"
         )
     stated = {"mean": mean, "std": std, "channels": len(mean)}
+    own_size = (made_for or config["input_size"])[-2:]
+    if images.native:
+        patch, (height, width) = _patch(model), own_size
+        most = (height // (patch or 1)) * (width // (patch or 1))
+        fields = {**stated, "interpolation": config["interpolation"]}
+        return native_transform(spec, images, patch, fields, most)
     own = {
         "squash": f"its tag squashes images: resize=squash&crop_pct={config['crop_pct']:.15g} does so",
         "border": "its tag pads images, which iceprobe has no option for",
@@ -181,10 +213,24 @@ def timm_preprocessing(
     return stated_transform(
         spec,
         images,
-        (made_for or config["input_size"])[-2:],
+        own_size,
         {**stated, "interpolation": config["interpolation"]},
         own,
     )
+
+
+def _patch(model: Any) -> int | None:
+    """Pixels a side of its patches; ``None`` if it has none, or they aren't square."""
+    embed = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
+    sides: Any = getattr(embed, "patch_size", None)
+    square = isinstance(sides, tuple) and len(sides) == 2 and sides[0] == sides[1]
+    return sides[0] if square else None
+
+
+def _any_shape(name: str, images: AnyShapeOptions) -> dict[str, Any]:
+    """What timm builds a model with that takes images of any shape; NaFlexVit always does."""
+    flexible = timm.models.is_model_in_modules(name.partition(".")[0], ["naflexvit"])
+    return {"dynamic_img_size": True} if images.native and not flexible else {}
 
 
 def _input_channels(model: Any) -> int | None:
@@ -219,7 +265,7 @@ def _check_name(name: str, own: bool) -> None:
         )
 
 
-def _published(name: str) -> nn.Module:
+def _published(name: str, **options: Any) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise IceprobeError(
@@ -235,7 +281,9 @@ def _published(name: str) -> nn.Module:
             f"the weights of timm:{name} can't be downloaded, there is no network: {remedy}"
         )
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        return _created(name, True, options)
+    except IceprobeError:
+        raise
     except Exception as error:  # the hub's client raises whatever its transport does
         raise IceprobeError(
             f"the weights of timm:{name} can't be downloaded ({type(error).__name__}): {remedy}"
@@ -251,7 +299,19 @@ def _random(name: str, **options: Any) -> nn.Module:
     known = name if timm.is_model_pretrained(name) else name.partition(".")[0]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return timm.create_model(known, pretrained=False, num_classes=0, **options)
+        return _created(known, False, options)
+
+
+def _created(name: str, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise IceprobeError(
+            f"image_size={NATIVE} is for vision transformers that take images of any shape, and timm's {name} is "
+            "none: give image_size= a number of pixels"
+        ) from error
 
 
 def _overrides(family: Family, name: str) -> Mapping[str, Any]:

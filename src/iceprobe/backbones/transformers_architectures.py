@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from iceprobe.backbones.block_reader import BlockPaths, first_tensor
+from iceprobe.backbones.kinds import Inputs, Ragged
+from iceprobe.backbones.native_readers import grids_of
 from iceprobe.backbones.readers import square_grid
 
 
@@ -28,8 +30,18 @@ def _in_order(model: Any, images: Tensor) -> dict[str, Any]:
     return {"pixel_values": images, "noise": noise.expand(len(images), -1)}
 
 
-def patchified(model: Any, images: Tensor) -> dict[str, Any]:
-    """NaFlex models of SigLIP 2 take patches ``(B, N, side·side·C)`` and their grid."""
+def patchified(model: Any, images: Inputs) -> dict[str, Any]:
+    """NaFlex models of SigLIP 2 take patches ``(B, N, side·side·C)`` and their grid.
+
+    Images of their own shape are a `Ragged` of such patches.
+    """
+    if isinstance(images, Ragged):
+        shapes = torch.tensor(grids_of(images), device=images.device)
+        return {
+            "pixel_values": images.padded(),
+            "pixel_attention_mask": images.mask.long(),
+            "spatial_shapes": shapes,
+        }
     side = model.config.patch_size
     batch, channels, height, width = images.shape
     rows, columns = height // side, width // side
@@ -70,6 +82,7 @@ class Architecture:
         inputs: model and images → keyword arguments; ``None``: ``pixel_values`` only.
         features: model, a block's output and its position → its tokens.
         each: path from a block to the list whose last module is read.
+        masks: whether ``inputs`` takes a `Ragged` of patches of images of several shapes.
     """
 
     blocks: tuple[str, ...]
@@ -79,10 +92,11 @@ class Architecture:
     registers: bool = False
     stages: bool = False
     vectors: Callable[[Any], dict[str, Tensor]] | None = None
-    inputs: Callable[[Any, Tensor], dict[str, Any]] | None = None
+    inputs: Callable[[Any, Any], dict[str, Any]] | None = None
     features: Callable[[Any, Any, int], Tensor] | None = None
     each: str = ""
     pooled_class: bool = False
+    masks: bool = False
 
     def paths(self, model: Any) -> BlockPaths:
         """Raises AttributeError if this version of the library has other names."""
@@ -125,7 +139,7 @@ _SIGLIP = Architecture(
     vectors=_pooled,
     pooled_class=True,
 )
-_SIGLIP2 = replace(_SIGLIP, loads="Siglip2VisionModel", inputs=patchified)
+_SIGLIP2 = replace(_SIGLIP, loads="Siglip2VisionModel", inputs=patchified, masks=True)
 _AIM = Architecture(_TOWER, ("rms_norm",), "Aimv2VisionModel", prefix=0, vectors=_pooled)
 _CNN = Architecture(("encoder.stages",), prefix=0, stages=True)
 _SWIN = replace(
@@ -177,8 +191,10 @@ def _first(model: Any, paths: Sequence[str]) -> Any:
     return model.get_submodule(paths[-1])
 
 
-def _other_size(model: Any, images: Tensor) -> dict[str, Any]:
+def _other_size(model: Any, images: Inputs) -> dict[str, Any]:
     """The argument that resizes the position embeddings, if the images have another size."""
+    if isinstance(images, Ragged):
+        return {}
     made_for = getattr(model.config, "image_size", None)
     sides = tuple(made_for) if isinstance(made_for, list | tuple) else (made_for,) * 2
     parameters = inspect.signature(model.forward).parameters

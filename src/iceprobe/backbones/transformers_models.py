@@ -6,6 +6,7 @@ Only the image tower of image-text models is loaded. Tokens are read at the bloc
 (``trust=true``), are read by their ``last_hidden_state``.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
 from iceprobe.backbones.extras import model_folder, quiet, require
 from iceprobe.backbones.families import family_of
-from iceprobe.backbones.options import CheckpointOptions, ImageOptions, OutputOptions
-from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
+from iceprobe.backbones.native import NativePreprocessing, native_transform
+from iceprobe.backbones.native_readers import native_reader
+from iceprobe.backbones.options import NATIVE, AnyShapeOptions, CheckpointOptions, OutputOptions
+from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing, check_image_size
 from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
-from iceprobe.backbones.readers import OutputReader, TimmReader, has_pooler
-from iceprobe.backbones.timm_models import timm_preprocessing
+from iceprobe.backbones.readers import OutputReader, has_pooler
+from iceprobe.backbones.timm_models import timm_reading
 from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture, patchified
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.foreign import explained, one_line
@@ -36,7 +39,7 @@ def load_transformers(
     *,
     spec: str,
     tokens: OutputOptions,
-    images: ImageOptions,
+    images: AnyShapeOptions,
     saved: CheckpointOptions,
     trust: bool = False,
 ) -> Backbone:
@@ -63,19 +66,25 @@ def load_transformers(
     family = family_of(config.model_type, Path(folder).name)
     norm = family.norm if tokens.norm is None else tokens.norm
     reader: nn.Module
+    preprocessing: ImagePreprocessing
     if config.model_type == "timm_wrapper":
         model = model.timm_model
-        reader = TimmReader(model, tokens.layers, norm)
-        preprocessing, crop = timm_preprocessing(model, images, spec)
+        reader, preprocessing, crop = timm_reading(model, tokens.layers, norm, images, spec)
     else:
         with quiet(transformers.utils.logging):
             stated, crop = _stated_preprocessing(
                 transformers, folder, spec, images.given, model.config, trust
             )
-        preprocessing = Preprocessing(**{**stated, **images.given})
         patch = getattr(model.config, "patch_size", None)
-        if isinstance(patch, int):
-            check_image_size(preprocessing.image_size, patch, name)
+        patch = patch if isinstance(patch, int) else None
+        if images.native:
+            most = _most_tokens(model.config, patch)
+            preprocessing, said = native_transform(spec, images, patch, stated, most)
+            crop = [*crop, *said]
+        else:
+            preprocessing = Preprocessing(**{**stated, **images.given})
+            if patch is not None:
+                check_image_size(preprocessing.image_size, patch, name)
         if architecture is not None:
             _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
             paths = _block_paths(architecture, model, spec)
@@ -84,6 +93,13 @@ def load_transformers(
             if tokens.norm is None and paths.norm is None:
                 norm = True  # a CNN by the name of a family of ViTs
             reader = BlockReader(model, paths, tokens.layers, norm)
+            if isinstance(preprocessing, NativePreprocessing):
+                reader = native_reader(reader, preprocessing, spec, architecture.masks)
+        elif isinstance(preprocessing, NativePreprocessing):
+            raise IceprobeError(
+                f"{spec}: image_size={NATIVE} isn't known of the model type {config.model_type!r}: give "
+                "image_size= a number of pixels"
+            )
         else:
             _refuse(spec, config.model_type, tokens, "layer", "norm")
             reader = OutputReader(_LastHiddenState(model), tokens, has_pooler(model))
@@ -216,6 +232,15 @@ def _stated_preprocessing(
         made_for=side if isinstance(side, int) else None,
         patches=known is not None and known.inputs is patchified,
     )
+
+
+def _most_tokens(config: Any, patch: int | None) -> int:
+    """Patches of the images that the model was built for."""
+    side, stated = getattr(config, "image_size", None), getattr(config, "num_patches", None)
+    if isinstance(stated, int):
+        return stated
+    sides = side if isinstance(side, list | tuple) else (side, side)
+    return math.prod(int(one or 0) // (patch or 1) for one in sides)
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ of images and a speed replace a data set or a machine that isn't there.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from iceprobe.backbones.native import NativePreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.datasets import load_dataset
@@ -206,7 +208,7 @@ def _memory_bytes(
     in_flight = views * ((decoded + 1) * example + (WAITING + 2) * stored) + made
     pixel_bytes = max((one.masks + 4 * one.depths for one in manifest.splits.values()), default=0)
     # Of maps: the parts, then the whole.
-    side = 0 if preprocessing.frame is None else preprocessing.frame.image_size
+    side = getattr(preprocessing.frame, "image_size", 0)
     maps = 2 * settings.shard_images * pixel_bytes * side**2
     return sum(tensor.nbytes for tensor in weights) + settings.batch_size * in_flight + maps
 
@@ -224,8 +226,12 @@ def _measure(
     if device.type == "cpu":
         settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
     if isinstance(dataset, int):
-        preprocessing = backbone.of_images("a plan for a number of images")
-        dataset = _noise(settings.batch_size, preprocessing.image_size)
+        preprocessing = backbone.preprocessing
+        if isinstance(preprocessing, NativePreprocessing):  # squares of nearly the most tokens
+            side = preprocessing.patch_size * math.isqrt(preprocessing.max_tokens)
+        else:
+            side = backbone.of_images("a plan for a number of images").image_size
+        dataset = _noise(settings.batch_size, side)
         manifest = _on_paper(backbone, settings.batch_size, settings)
     name = max(manifest.splits, key=lambda split: manifest.splits[split].images)
     record = manifest.splits[name]

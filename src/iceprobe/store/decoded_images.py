@@ -3,10 +3,11 @@
 An example is decoded once for all of its views, in a thread (``workers=0``) or in a process.
 """
 
+import math
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
 from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged
+from iceprobe.backbones.native import NativePreprocessing
+from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
@@ -22,9 +25,6 @@ from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, note_row
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.work import Decoded, Work
-
-if TYPE_CHECKING:
-    from iceprobe.backbones.preprocessing import Preprocessing
 
 
 class ImageDecoder:
@@ -51,13 +51,16 @@ class ImageDecoder:
     def __getitem__(self, work: Work) -> Decoded:
         split, preprocessing = self.splits[work.split], self.preprocessing
         inputs = _Filled(preprocessing.shape, work.views, len(work.rows), self.pin)
-        frame: Preprocessing | None = (
+        picture: ImagePreprocessing | None = (
             preprocessing.frame
-        )  # boxes, masks and depth maps are of images
+        )  # boxes, masks, depth maps: images'
+        native = picture if isinstance(picture, NativePreprocessing) else None
+        frame = picture if isinstance(picture, Preprocessing) else None
         size = (len(work.rows), *((0, 0) if frame is None else (frame.image_size,) * 2))
         boxes = None if split.boxes is None else np.empty((len(work.rows), 4), np.float32)
-        masks = np.zeros(size, np.uint8) if split.masks else None
-        depths = np.full(size, np.nan, np.float32) if split.depths else None
+        masks = np.zeros(size, np.uint8) if split.masks and native is None else None
+        depths = np.full(size, np.nan, np.float32) if split.depths and native is None else None
+        covers: list[np.ndarray] = []
         rows: list[int] = []
         bad: list[tuple[int, str]] = []
         done: list[Seen] = []
@@ -65,7 +68,7 @@ class ImageDecoder:
             note_row(row)
             try:
                 example = split.example(row)
-                mask = _mask(split, row, example) if masks is not None else None
+                mask = _mask(split, row, example) if split.masks else None
                 depth = _depth(split, row, example) if depths is not None else None
                 inputs.put(0, len(rows), preprocessing.transform(example))
             except BadImage as error:
@@ -78,9 +81,15 @@ class ImageDecoder:
             done.append(seen(example) if depth is None else _both(seen(example), seen(depth)))
             for view in range(1, work.views):
                 inputs.put(view, len(rows), self.augment(example, view_generator(row, view)))
-            if split.boxes is not None and boxes is not None and frame is not None:
+            if split.boxes is not None and boxes is not None and picture is not None:
                 box = upright_boxes(split.boxes[row : row + 1], done[-1].turn, example.size)
-                boxes[len(rows)] = frame.transform_boxes(box, example.size)[0]
+                boxes[len(rows)] = picture.transform_boxes(box, example.size)[0]
+            if split.masks and native is not None:
+                covers.append(
+                    np.zeros(math.prod(native.grid(example.size)), np.float32)
+                    if mask is None
+                    else native.cover(mask)
+                )
             if masks is not None and mask is not None and frame is not None:
                 masks[len(rows)] = _placed(frame, mask.convert("L")) > 127
             if depths is not None and depth is not None and frame is not None:
@@ -92,6 +101,7 @@ class ImageDecoder:
             np.array(rows, np.int64),
             None if boxes is None else boxes[:good],
             None if masks is None else masks[:good],
+            _padded(covers) if split.masks and native is not None else None,
             None if depths is None else depths[:good],
             bad,
             done,
@@ -183,6 +193,16 @@ def _both(of_image: Seen, of_depth: Seen) -> Seen:
     return replace(of_image, done=of_image.done + of_depth.done)
 
 
-def _placed(preprocessing: "Preprocessing", picture: Image.Image) -> np.ndarray:
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Numbers ``(N_i,)`` of each example → ``(b, N)``, zeros beyond its length."""
+    most = max(map(len, rows), default=0)
+    return (
+        np.stack([np.pad(row, (0, most - len(row))) for row in rows])
+        if rows
+        else np.zeros((0, 0), np.float32)
+    )
+
+
+def _placed(preprocessing: Preprocessing, picture: Image.Image) -> np.ndarray:
     """``(S, S)``: resized and cropped as the image is, without interpolation."""
     return np.asarray(preprocessing.placed(picture, "nearest"))

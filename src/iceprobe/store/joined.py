@@ -14,7 +14,7 @@ from iceprobe.store.layout import COLUMN, Layout
 from iceprobe.store.split import StoredSplit
 from iceprobe.tokens import JoinedShape, at_layer
 
-OF_THE_IMAGE = ("label", "index", "box", "mask", "depth")
+OF_THE_IMAGE = ("label", "index", "box", "mask", "cover", "depth")
 
 
 def of_the_image(tensor: str) -> bool:

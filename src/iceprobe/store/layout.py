@@ -29,7 +29,8 @@ def chosen_rows(listed: int, images: int) -> np.ndarray:
 def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     """Dtype and shape of every tensor stored of one image of a split, in the order of the file.
 
-    Only the evaluation view (0) has boxes, masks and depth maps.
+    Only the evaluation view (0) has boxes, masks and depth maps. Of images of their own shape the masks are
+    a ``cover (N,)``: which part of each patch lies on the object.
     """
     record, layout = manifest.splits[name], token_layout(manifest.shape, manifest.settings)
     task, outputs = get_task(manifest.dataset.task), len(manifest.dataset.classes)
@@ -38,7 +39,9 @@ def split_layout(manifest: Manifest, name: str, view: int = 0) -> Layout:
     layout |= {COLUMN + column: (torch.int64, ()) for column in record.columns}
     if record.boxes and not view:
         layout["box"] = (torch.float32, (4,))
-    if record.masks and not view:
+    if record.masks and not view and "max_tokens" in manifest.backbone.preprocessing:
+        layout["cover"] = (torch.float32, (-1,))
+    elif record.masks and not view:
         side = manifest.backbone.preprocessing["image_size"]
         layout["mask"] = (torch.uint8, (side, side))
     if record.depths and not view:

@@ -46,8 +46,8 @@ class Extracted:
         layers: of each layer of the backbone, each view's tensors by name: ``patches (b, N, D)`` if
             they are stored, with ``scales (b, N)`` for int8 codes; ``prefix (b, P, D)``,
             ``mean (b, D)`` and the model's own vectors ``(b, D')`` float32; ``label (b,)`` and
-            ``index (b,)``. The evaluation view also has ``box (b, 4)``, ``mask (b, S, S)`` uint8 and
-            ``depth (b, S, S)`` float32 if the data set has them.
+            ``index (b,)``. The evaluation view also has ``box (b, 4)``, ``mask (b, S, S)`` uint8 (``cover (b, N)`` float32 of
+            images of their own shape) and ``depth (b, S, S)`` float32 if the data set has them.
         skipped: names of the images that couldn't be read.
         seen: what was done to each of the others on decoding.
         rounding: of each layer, rounding as a share of the tokens' variance.
@@ -169,7 +169,7 @@ def _finish(
     }
     for name, column in split.columns.items():
         known[COLUMN + name] = torch.from_numpy(column.codes[batch.rows])
-    found = {"box": batch.boxes, "mask": batch.masks, "depth": batch.depths}
+    found = {"box": batch.boxes, "mask": batch.masks, "cover": batch.covers, "depth": batch.depths}
     placed = {name: torch.from_numpy(one) for name, one in found.items() if one is not None}
     layers = list(zip(*views, strict=True))
     made = [

@@ -324,14 +324,14 @@ class Store(HasTokenShape):
 
     def images(self, split: str, rows: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """What the backbone saw: the crop of each image, before normalisation."""
-        from iceprobe.backbones.preprocessing import Preprocessing
+        from iceprobe.backbones.kinds import ExamplePreprocessing
 
         source = self.dataset().splits[listed_as(split)]
         if not self.manifest.backbone.preprocessing:
             raise IceprobeError(
                 f"{self.manifest.dataset.name} was given as tokens: there are no images to show"
             )
-        preprocessing = Preprocessing.from_dict(self.manifest.backbone.preprocessing)
+        preprocessing = ExamplePreprocessing.from_dict(self.manifest.backbone.preprocessing)
         index = self[split].index[np.asarray(rows)].tolist()
         return [preprocessing.crop(source.image(row)) for row in index]
 

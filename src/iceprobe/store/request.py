@@ -142,10 +142,12 @@ def describe(
     """
     check_images(dataset)
     backbone.check_reads(dataset)
-    if settings.augmentation is not None and backbone.preprocessing.kind != "image":
+    if settings.augmentation is not None and not backbone.preprocessing.augmented:
+        read = plural(backbone.preprocessing.kind)
+        own = " of their own shape" * (backbone.preprocessing.kind == "image")
         raise IceprobeError(
-            f"augmentation={settings.augmentation}: random views are of images, and backbone "
-            f"{backbone.spec!r} reads {plural(backbone.preprocessing.kind)}: leave it out"
+            f"augmentation={settings.augmentation}: random views are of images{' of one size' if own else ''}, and "
+            f"backbone {backbone.spec!r} reads {read}{own}: leave it out"
         )
     record = BackboneRecord.of(backbone)
     return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
@@ -190,12 +192,20 @@ def describe_as(
         ),
         settings=settings,
         shape=shape,
-        splits={name: _describe_split(dataset, name, limit) for name in names},
+        splits={
+            name: _describe_split(
+                dataset, name, limit, native="max_tokens" in backbone.preprocessing
+            )
+            for name in names
+        },
         versions={"python": platform.python_version(), "torch": version("torch")},
     )
 
 
-def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitRecord:
+def _describe_split(
+    dataset: Dataset, name: str, limit: int | None, native: bool = False
+) -> SplitRecord:
+    """Of images of their own shape (``native``) nothing reads depth maps: they aren't stored."""
     if name not in dataset.splits:
         raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
     if name == FOLDS:
@@ -215,7 +225,7 @@ def _describe_split(dataset: Dataset, name: str, limit: int | None) -> SplitReco
         content=content,
         boxes=split.boxes is not None,
         masks=split.masks,
-        depths=split.depths,
+        depths=split.depths and not native,
         columns=list(split.columns),
     )
 

@@ -30,6 +30,7 @@ OF_TOKENS = (
     "patches",
     "scales",
     "coords",
+    "cover",
 )  # a row a token; those of all examples lie end to end then
 OF_EVERY_IMAGE = ("label", "index", "box")  # always read when a store is opened
 HEADER_PART = ""  # key of `FileRecord.parts`; no tensor has this name

@@ -49,7 +49,7 @@ class StoredSplit:
         lengths: ``(n,)`` int64, patch tokens of each example where examples differ, or ``None``.
         shape: sizes of the tokens of one image.
         dtype: of the patch tokens returned: as stored, float32 for int8 codes.
-        has_patches, has_masks, has_depths: whether they are stored.
+        has_patches, has_masks, has_covers, has_depths: whether they are stored.
         resident: ``(n,)`` bool, whether an image's patch tokens are in memory.
         bytes_held: of what :meth:`hold` keeps.
         views: the K augmented views of the same images, as one split of K·n rows: row ``v·n + i``
@@ -82,7 +82,7 @@ class StoredSplit:
         self._vectors: dict[str, Tensor] = {}
         stored = {without_layer(name): form for name, form in layout.items()}
         self.has_patches, self.has_masks = "patches" in stored, "mask" in stored
-        self.has_depths = "depth" in stored
+        self.has_depths, self.has_covers = "depth" in stored, "cover" in stored
         self._coded = "scales" in stored
         self.dtype = torch.float32 if self._coded else stored["prefix"][0]
         self.labels: np.ndarray = tensors("label").numpy()
@@ -256,6 +256,22 @@ class StoredSplit:
         if not self.has_masks:
             raise IceprobeError("this store has no masks: its data set has none")
         return self.rows("mask", rows)
+
+    def covers(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+        """Which part of each patch of ``rows (b,)`` lies on the object: ``(b, N)`` float32, padded as `patches`.
+
+        Images of their own shape have them in place of masks; otherwise as :meth:`masks`.
+        """
+        if not self.has_covers:
+            raise IceprobeError("this store has no covers: it has masks, or its data set has none")
+        return self.rows("cover", rows)
+
+    @cached_property
+    def on_grids(self) -> bool:
+        """Whether the patch tokens of an image lie on a grid: all on the same, or each on its own."""
+        if not self.has_patches or self.shape.grid is not None or not len(self):
+            return self.has_patches and self.shape.grid is not None
+        return self.tokens(np.arange(1)).grids is not None
 
     def depths(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Numbers of the pixels of ``rows (b,)`` on the crop: ``(b, S, S)`` float32, NaN if unknown.

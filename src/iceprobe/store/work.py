@@ -30,6 +30,7 @@ class Decoded:
     rows: np.ndarray  # (b,)
     boxes: np.ndarray | None  # (b, 4) float32, in pixels of the crop
     masks: np.ndarray | None  # (b, S, S) uint8, 1 on the object
+    covers: np.ndarray | None  # (b, N) float32, in place of masks of images of their own shape
     depths: np.ndarray | None  # (b, S, S) float32, NaN where it isn't known
     bad: list[tuple[int, str]]  # row and message of each image that couldn't be read
     seen: list[Seen] = field(default_factory=list)  # what was done to each of the others
