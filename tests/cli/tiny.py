@@ -37,3 +37,17 @@ def build_vit() -> nn.Module:
         return VisionTransformer(
             img_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, num_classes=0
         )
+
+
+def build_naflex() -> nn.Module:
+    """timm's NaFlexVit, D = 12, two blocks, patches of 8 pixels; seeded weights."""
+    from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cfg = NaFlexVitCfg(
+            patch_size=8, embed_dim=12, depth=2, num_heads=2, class_token=True, global_pool="token"
+        )
+        model = NaFlexVit(cfg=cfg, num_classes=0)
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "first_conv": "embeds.proj"}
+    return model

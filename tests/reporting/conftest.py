@@ -44,6 +44,7 @@ class FakeSplit:
     boxes: np.ndarray
     kept: torch.Tensor
     prefix: torch.Tensor
+    on_grids = True
 
     def __len__(self) -> int:
         return len(self.labels)

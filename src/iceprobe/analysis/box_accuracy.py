@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from iceprobe.analysis.localisation import Size, sides
+
 DELTAS = (0.3, 0.5, 0.7)
 THRESHOLDS = tuple(step / 100 for step in range(100))
 
@@ -23,7 +25,7 @@ THRESHOLDS = tuple(step / 100 for step in range(100))
 def box_hits(
     maps: Tensor,
     boxes: Tensor,
-    size: int,
+    size: Size,
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     deltas: Sequence[float] = DELTAS,
@@ -34,7 +36,7 @@ def box_hits(
         maps: ``(B, H, W)``, one an image.
         boxes: ``(B, 4)`` or, with several an image, ``(B, K, 4)``, as ``x0, y0, x1, y1`` in
             pixels with exclusive upper ends; boxes without area are none.
-        size: S, pixels a side of the image.
+        size: S, pixels a side of the image, or height and width.
         thresholds: T of τ in [0, 1].
         deltas: IoU to reach.
 
@@ -43,7 +45,7 @@ def box_hits(
     """
     truths = boxes.reshape(len(boxes), -1, 4).double().cpu().numpy()
     pictures = F.interpolate(
-        _normalised(maps.double())[:, None], (size, size), mode="bilinear", align_corners=False
+        _normalised(maps.double())[:, None], sides(size), mode="bilinear", align_corners=False
     )[:, 0]
     hits = np.zeros((len(maps), len(thresholds), len(deltas)), bool)
     for i, picture in enumerate(pictures.cpu().numpy()):

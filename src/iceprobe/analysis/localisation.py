@@ -4,17 +4,18 @@
     centroid_j = Σ_n a_jn c_n      c_n: centre of cell n
 
 Uniform attention scores the object's own share of the picture, ``shares.mean(-1)``. Cells lie on
-the H × W grid of the crop that the backbone saw, S pixels a side; boxes are ``x0, y0, x1, y1`` in
-its pixels with exclusive upper ends, as in a store.
+the H × W grid of the crop that the backbone saw, S pixels a side, or of another height and width; boxes
+are ``x0, y0, x1, y1`` in its pixels with exclusive upper ends, as in a store.
 """
 
 import torch
 from torch import Tensor
 
 Grid = tuple[int, int]
+Size = int | tuple[int, int]  # S, or height and width
 
 
-def box_shares(boxes: Tensor, grid: Grid, size: int) -> Tensor:
+def box_shares(boxes: Tensor, grid: Grid, size: Size) -> Tensor:
     """Area share of each cell inside a box: ``(B, 4)`` → ``(B, N)`` in [0, 1].
 
     A cell that the box cuts counts by the part inside; a box without area gives zeros.
@@ -22,10 +23,11 @@ def box_shares(boxes: Tensor, grid: Grid, size: int) -> Tensor:
     Args:
         boxes: floating point, in pixels of the crop.
         grid: H and W, N = H·W.
-        size: S, pixels a side.
+        size: S, pixels a side, or height and width.
     """
-    rows = _overlaps(boxes[:, 1:2], boxes[:, 3:4], grid[0], size)
-    columns = _overlaps(boxes[:, 0:1], boxes[:, 2:3], grid[1], size)
+    tall, wide = sides(size)
+    rows = _overlaps(boxes[:, 1:2], boxes[:, 3:4], grid[0], tall)
+    columns = _overlaps(boxes[:, 0:1], boxes[:, 2:3], grid[1], wide)
     return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
@@ -46,21 +48,26 @@ def mass(maps: Tensor, shares: Tensor) -> Tensor:
     return (maps @ shares.to(maps.dtype)[..., None])[..., 0]
 
 
-def centroids(maps: Tensor, grid: Grid, size: int) -> Tensor:
+def centroids(maps: Tensor, grid: Grid, size: Size) -> Tensor:
     """Attention-weighted mean cell centre: ``(B, M, N)`` → ``(B, M, 2)``, x and y in pixels."""
-    height, width = grid
-    y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) * (size / height)
-    x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) * (size / width)
+    (height, width), (tall, wide) = grid, sides(size)
+    y = (torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) * (tall / height)
+    x = (torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5) * (wide / width)
     centres = torch.stack([x.repeat(height), y.repeat_interleave(width)], -1)
     return maps @ centres
 
 
-def centroid_in_box(maps: Tensor, boxes: Tensor, grid: Grid, size: int) -> Tensor:
+def centroid_in_box(maps: Tensor, boxes: Tensor, grid: Grid, size: Size) -> Tensor:
     """Whether each map's centroid lies in the box, upper ends excluded: ``(B, M, N)``, ``(B, 4)`` →
     ``(B, M)`` bool."""
     points = centroids(maps, grid, size)
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     return ((points >= low) & (points < high)).all(-1)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _overlaps(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:

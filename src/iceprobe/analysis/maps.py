@@ -3,6 +3,8 @@
 A ∈ R^{M×N}, Σ_n a_jn = 1, and the share of a_j that went to prefix tokens
 """
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
     from iceprobe.probes.probe import Probe
 
 _TINY = 1e-12  # keeps a predictor without any weight on patches from dividing by 0
+
+
+def gridded(maps: Tensor, grids: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Maps ``(B, K, N)`` on the grid of each example, ``(K, H, W)`` each; padding is left out."""
+    return [
+        one[:, : math.prod(grid)].unflatten(1, grid) for one, grid in zip(maps, grids, strict=True)
+    ]
 
 
 @torch.no_grad()

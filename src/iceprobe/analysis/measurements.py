@@ -4,9 +4,10 @@ In memory are the tokens of a batch, a few numbers for each predictor and image,
 retrieval.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -18,7 +19,14 @@ from iceprobe.analysis.complementarity import cosine_complementarity, intersecti
 from iceprobe.analysis.concentration import entropy
 from iceprobe.analysis.evidence import has_evidence, true_map
 from iceprobe.analysis.importance import has_importance, replaced_logits
-from iceprobe.analysis.localisation import box_shares, centroid_in_box, mask_shares, mass
+from iceprobe.analysis.localisation import (
+    Grid,
+    Size,
+    box_shares,
+    centroid_in_box,
+    mask_shares,
+    mass,
+)
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.retrieval import recall_at
 from iceprobe.analysis.scoring import Scoring, Values
@@ -59,10 +67,12 @@ class Measurements:
     ):
         self.result, self.store, self.device, self.batch = result, store, device, batch
         self.part = store[result.split]
-        # Pixels of the crop, for boxes and masks; tokens that were given have none.
-        self.size: int = store.manifest.backbone.preprocessing.get("image_size", 0)
+        # Pixels of the crop, for boxes and masks; tokens that were given have none. Images of their own shape
+        # have so many a side of a patch.
+        preprocessing = store.manifest.backbone.preprocessing
+        self.size: int = preprocessing.get("image_size", 0)
+        self.patch: int | None = preprocessing.get("patch_size")
         self.thresholds = tuple(thresholds)
-        self.grid: tuple[int, int] = store.grid or (0, 0)
         self.labels = torch.from_numpy(np.asarray(self.part.labels))
         self.groups = store.groups(result.split)  # (n,): which images aren't independent
         self.scoring = Scoring(result, self.part.labels)
@@ -94,23 +104,27 @@ class Measurements:
         for start in range(0, n, self.batch):
             rows = np.arange(start, min(start + self.batch, n))
             tokens = self._tokens(rows)
+            grids = cast(Sequence[Grid], tokens.grids)
             if isinstance(source, Backbone):
                 maps, share = self._heads(source, rows)
             else:
                 maps, share = patch_maps(source, tokens)
                 answers.append(self._answered(source, tokens, rows))
-                if has_evidence(source) and (self.boxed.any() or self.part.has_masks):
-                    of_evidence += self._evident(source, tokens, rows, columns)
+                if has_evidence(source) and (self.boxed.any() or self.outlined):
+                    of_evidence += self._evident(source, tokens, rows, columns, grids)
                 with torch.no_grad():
                     descriptors.append(source.pooling(*source.read_tokens(tokens)).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
-            for name, values in self._measured(maps, rows).items():
+            if tokens.mask is not None:
+                flat = (tokens.mask / tokens.mask.sum(1, keepdim=True)).to(maps)[:, None]
+            for name, values in self._alike(self._measured, maps, rows, grids).items():
                 columns[name].append(values.T)
-            for name, values in self._localised(flat, rows).items():
+            for name, values in self._alike(self._localised, flat, rows, grids).items():
                 uniform[name].append(values.T)
             columns["prefix_share"].append(share.double().cpu().numpy().T)
             if (inside := torch.from_numpy(self.boxed[rows])).any():
-                hits.append(self._hits(maps.mean(1)[inside], rows[inside.numpy()]))
+                own = [grid for grid, there in zip(grids, inside, strict=True) if there]
+                hits.append(self._hits(maps.mean(1)[inside], rows[inside.numpy()], own))
             if progress is not None:
                 progress(int(rows[-1]) + 1, n)
         fit = _joined(columns)
@@ -140,24 +154,62 @@ class Measurements:
         layers = self.probes[0].read.layers if self.probes else None
         return self.part.tokens(rows, self.device, layers or None)
 
-    def _localised(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
+    @property
+    def outlined(self) -> bool:
+        """Whether the data set has masks."""
+        return self.part.has_masks or self.part.has_covers
+
+    def _alike(
+        self,
+        measure: Callable[[torch.Tensor, NDArray[np.int64], Grid], dict[str, Values]],
+        maps: torch.Tensor,
+        rows: NDArray[np.int64],
+        grids: Sequence[Grid],
+    ) -> dict[str, Values]:
+        """``measure`` of the images of each grid together, in the order of ``rows``."""
+        groups = places_of(grids)
+        if len(groups) == 1:
+            return measure(maps[..., : math.prod(grids[0])], rows, grids[0])
+        found: dict[str, list[Values]] = defaultdict(list)
+        for grid, places in groups.items():
+            there = torch.from_numpy(places).to(maps.device)
+            part = measure(maps[there][..., : math.prod(grid)], rows[places], grid)
+            for name, values in part.items():
+                found[name].append(values)
+        order = np.argsort(np.concatenate([*groups.values()]))
+        return {name: np.concatenate(parts)[order] for name, parts in found.items()}
+
+    def _pixels(self, grid: Grid) -> Size:
+        """What an image on this grid measures."""
+        return self.size if self.patch is None else (grid[0] * self.patch, grid[1] * self.patch)
+
+    def _localised(
+        self, maps: torch.Tensor, rows: NDArray[np.int64], grid: Grid
+    ) -> dict[str, Values]:
         """``(b, M)`` a measure, NaN where an image has no ground truth."""
         found: dict[str, Values] = {}
         if self.boxed.any():
             boxes = self.boxes[rows].to(maps.device)
-            inside = centroid_in_box(maps, boxes, self.grid, self.size)
-            on_box = mass(maps, box_shares(boxes, self.grid, self.size))
+            inside = centroid_in_box(maps, boxes, grid, self._pixels(grid))
+            on_box = mass(maps, box_shares(boxes, grid, self._pixels(grid)))
             found["centroid_in_box"] = _where(inside, self.boxed[rows])
             found["mass_in_box"] = _where(on_box, self.boxed[rows])
-        if self.part.has_masks:
-            masks = self.part.masks(rows).to(maps.device)
+        if self.outlined:
+            if self.part.has_covers:
+                masks = shares = self.part.covers(rows)[:, : math.prod(grid)].to(maps.device)
+            else:
+                masks = self.part.masks(rows).to(maps.device)
+                shares = mask_shares(masks, grid)
             self.masked[rows] = masks.flatten(1).any(1).cpu().numpy()
-            on_mask = mass(maps, mask_shares(masks, self.grid))
+            on_mask = mass(maps, shares)
             found["mass_in_mask"] = _where(on_mask, self.masked[rows])
         return found
 
-    def _measured(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, Values]:
-        found = {"entropy": entropy(maps).double().cpu().numpy()} | self._localised(maps, rows)
+    def _measured(
+        self, maps: torch.Tensor, rows: NDArray[np.int64], grid: Grid
+    ) -> dict[str, Values]:
+        found = {"entropy": entropy(maps).double().cpu().numpy()}
+        found |= self._localised(maps, rows, grid)
         if maps.shape[1] > 1:
             both = cosine_complementarity(maps), intersection_complementarity(maps)
             for name, values in zip(("cosine", "intersection"), both, strict=True):
@@ -192,19 +244,29 @@ class Measurements:
         tokens: Tokens,
         rows: NDArray[np.int64],
         columns: dict[str, list[Values]],
+        grids: Sequence[Grid],
     ) -> list[NDArray[np.bool_]]:
         """Add to ``columns`` where the evidence for what is true lies, ``(1, b)`` a measure; the boxes hit."""
         maps = true_map(probe, tokens, self.labels[rows].to(self.device))
         known = maps.isfinite().all(1).cpu().numpy()
-        for name, values in self._localised(maps[:, None], rows).items():
+        for name, values in self._alike(self._localised, maps[:, None], rows, grids).items():
             columns[EVIDENCE + name].append(np.where(known[:, None], values, np.nan).T)
         if not (inside := known & self.boxed[rows]).any():
             return []
-        return [self._hits(maps[torch.from_numpy(inside)], rows[inside])]
+        own = [grid for grid, there in zip(grids, inside, strict=True) if there]
+        return [self._hits(maps[torch.from_numpy(inside)], rows[inside], own)]
 
-    def _hits(self, maps: torch.Tensor, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        grids, boxes = maps.unflatten(1, self.grid), self.boxes[rows]
-        return box_hits(grids, boxes, self.size, thresholds=self.thresholds)
+    def _hits(
+        self, maps: torch.Tensor, rows: NDArray[np.int64], grids: Sequence[Grid]
+    ) -> NDArray[np.bool_]:
+        def hits(maps: torch.Tensor, rows: NDArray[np.int64], grid: Grid) -> dict[str, Values]:
+            size = self._pixels(grid)
+            found = box_hits(
+                maps.unflatten(1, grid), self.boxes[rows], size, thresholds=self.thresholds
+            )
+            return {"hits": found.astype(float)}
+
+        return self._alike(hits, maps, rows, grids)["hits"].astype(bool)
 
     def _recalled(self, descriptors: torch.Tensor) -> dict[str, Values]:
         """Of classes; two images may share a tag, or be near in a number, without being of a kind."""
@@ -213,6 +275,14 @@ class Measurements:
             return {}
         found = recall_at(descriptors, self.labels.to(self.device), ks)
         return {f"recall {k}": hit.double()[None].cpu().numpy() for k, hit in found.items()}
+
+
+def places_of(grids: Sequence[Grid]) -> dict[Grid, NDArray[np.int64]]:
+    """Which examples lie on each grid."""
+    found: dict[Grid, list[int]] = defaultdict(list)
+    for place, grid in enumerate(grids):
+        found[grid].append(place)
+    return {grid: np.array(places) for grid, places in found.items()}
 
 
 def _joined(columns: dict[str, list[Values]]) -> dict[str, Values]:

@@ -64,7 +64,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         fits = [load_fitted(result, store.shape, seed) for seed in seeds]
         if not fits[0].pooling.num_predictors:
             continue
-        if store.grid is None or not store.has_patches:
+        if not store[result.split].on_grids:
             raise IceprobeError(
                 f"store {store.path} of {result.label!r} has no patch tokens on a grid, so there "
                 "are no maps: extract with patches, from a backbone that has some"

@@ -5,6 +5,7 @@ outputs = probe(backbone(images))        logits of classes or tags, or numbers i
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from iceprobe.backbones import Backbone, Preprocessing
+from iceprobe.backbones import Backbone, NativePreprocessing, Preprocessing
+from iceprobe.backbones.kinds import Inputs, Ragged, batched
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import BadImage
@@ -65,15 +67,21 @@ class ExportedProbe(nn.Module):
         self.eval().requires_grad_(False)
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> Preprocessing | NativePreprocessing:
         """``preprocessing.transform(image)`` is an input of ``forward``, ``(C, S, S)``."""
+        own = self.backbone.preprocessing
+        if isinstance(own, NativePreprocessing):
+            return own
         return self.backbone.of_images("an exported probe")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``."""
+    def forward(self, images: Inputs) -> Tensor:
+        """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``.
+
+        Of images of their own shape: a `Ragged` of their patches.
+        """
         return self.probe(self.tokens(images))
 
-    def tokens(self, images: Tensor) -> Tokens:
+    def tokens(self, images: Inputs) -> Tokens:
         """What the probe reads, of all its layers from one pass of the backbone."""
         several = bool(self.probe.read.layers)
         return self.backbone.joined(images) if several else self.backbone(images)
@@ -129,7 +137,7 @@ class ExportedProbe(nn.Module):
         found = []
         for first in range(0, len(images), batch_size):
             pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
-            pixels = torch.stack([self.preprocessing.transform(picture) for picture in pictures])
+            pixels = batched([self.preprocessing.transform(picture) for picture in pictures])
             outputs = self(pixels.to(self.backbone.device))
             found += self.task.readings(outputs, self.classes, most)
         return found
@@ -168,11 +176,16 @@ def same_outputs(found: Tensor, expected: Tensor, spread: Sequence[float] = ()) 
     return bool(((found - expected).abs() <= tolerance).all())
 
 
-def check_image(preprocessing: Preprocessing) -> Tensor:
-    """A picture that is the same on every machine: one sine wave over all pixels, ``(1, C, S, S)``."""
-    side, channels = preprocessing.image_size, preprocessing.channels
-    wave = torch.linspace(0, 50, channels * side * side, dtype=torch.float64).sin()
-    return wave.float().view(1, channels, side, side)
+def check_image(preprocessing: Preprocessing | NativePreprocessing) -> Inputs:
+    """A picture that is the same on every machine: one sine wave over all pixels, ``(1, C, S, S)``.
+
+    Of images of their own shape: over the patches of one of the most tokens.
+    """
+    blank = preprocessing.blank()
+    values = blank.values if isinstance(blank, Ragged) else blank
+    wave = torch.linspace(0, 50, values.numel(), dtype=torch.float64).sin().float()
+    wave = wave.view(values.shape)
+    return replace(blank, values=wave) if isinstance(blank, Ragged) else wave
 
 
 def opened(image: Picture, reading: Reading) -> Image.Image:

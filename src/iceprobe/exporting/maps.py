@@ -5,6 +5,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from iceprobe.analysis.maps import gridded
+from iceprobe.backbones import NativePreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.reporting.attention import group_predictors, mean_of_groups, patch_attention
@@ -28,9 +30,10 @@ class MapWriter:
     """
 
     def __init__(self, model: ExportedProbe, folder: Path):
-        probe, self.grid = model.probe, model.shape.grid
-        if not probe.pooling.num_predictors or self.grid is None:
-            lack = "the tokens have no grid" if self.grid is None else "the probe has no attention"
+        probe, shape = model.probe, model.shape
+        without = shape.grid is None and not isinstance(model.preprocessing, NativePreprocessing)
+        if not probe.pooling.num_predictors or without:
+            lack = "the tokens have no grid" if without else "the probe has no attention"
             raise IceprobeError(f"there are no maps to draw, {lack}: leave --maps out")
         self.probe, self.folder = probe, folder
         self.titles: list[str] = []
@@ -47,8 +50,8 @@ class MapWriter:
         weights = patch_attention(self.probe, tokens)
         if not self._groups:
             self._groups, self.titles = group_predictors(weights)
-        maps = mean_of_groups(weights, self._groups).unflatten(2, self.grid).numpy()
-        for crop, grids, name in zip(crops, maps, names, strict=True):
+        maps = gridded(mean_of_groups(weights, self._groups), tokens.grids or [])
+        for crop, grids, name in zip(crops, [one.numpy() for one in maps], names, strict=True):
             path = self.folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             side_by_side([enlarged(crop), *(map_picture(crop, grid) for grid in grids)]).save(path)

@@ -9,7 +9,7 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def _inputs(model: ExportedProbe | TokenProbe) -> dict[str, Tensor]:
         IceprobeError: for a probe that reads more than patches.
     """
     if isinstance(model, ExportedProbe):
-        image = check_image(model.preprocessing)
+        image = cast(Tensor, check_image(model.backbone.of_images("an ONNX file")))
         return {"images": torch.cat([image, -image])}
     if set(model.probe.read.names) - {"patches", "mean"} or model.probe.read.layers:
         raise IceprobeError(

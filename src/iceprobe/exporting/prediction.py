@@ -23,6 +23,8 @@ from iceprobe.settings import Extraction, PredictCall
 from iceprobe.store.noted import left_out
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, make_settings
+from iceprobe.store.shards import LENGTH
+from iceprobe.store.split import mask_of
 from iceprobe.store.work import plan_work
 from iceprobe.tokens import JoinedTokens, Tokens
 
@@ -136,6 +138,8 @@ def _tokens(
             single.grid,
             single.has_class,
             {name: view[name].to(device) for name in single.vectors},
+            mask_of(view[LENGTH].numpy()).to(device) if LENGTH in view else None,
+            view["coords"].to(device) if "coords" in view else None,
         )
         for single, (view, *_) in zip(singles, layers, strict=True)
     ]

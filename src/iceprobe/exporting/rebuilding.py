@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from iceprobe.backbones import BACKBONES, Backbone, Preprocessing
+from iceprobe.backbones import BACKBONES, Backbone
+from iceprobe.backbones.kinds import ExamplePreprocessing
 from iceprobe.backbones.registry import CHECKPOINT
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, boolean, parse_spec
@@ -36,7 +37,7 @@ def rebuilt_backbone(record: BackboneRecord, weights: Path, *, trust: bool = Fal
     # Assigned, not copied: the parameters take the dtype that was exported.
     remedy = "install the versions that model.json names"
     load_weights(backbone.reader, weights, spec, remedy, assign=True)
-    backbone.preprocessing = Preprocessing.from_dict(record.preprocessing)
+    backbone.preprocessing = ExamplePreprocessing.from_dict(record.preprocessing)
     return backbone
 
 

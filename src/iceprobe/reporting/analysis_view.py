@@ -249,7 +249,7 @@ def parts_view(
         if (found := album.maps(album.probe(one.result))) is None:
             continue
         parts, assigned = part_maps(found, PARTS)
-        uris = part_uris(album.images, parts.unflatten(2, album.tokens.grid or (0, 0)), OTHERS)
+        uris = part_uris(album.images, album.gridded(parts), OTHERS)
         members = [
             (OTHERS[k], [j + 1 for j, of in enumerate(assigned.tolist()) if of == k])
             for k in range(parts.shape[1])

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
-from iceprobe.analysis.maps import patch_maps
+from iceprobe.analysis.maps import gridded, patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
@@ -132,11 +132,14 @@ class Album:
 
     def overlays(self, maps: Tensor) -> list[list[str]]:
         """Maps ``(B, K, N)`` over the images, K pictures an image."""
-        grids = maps.unflatten(2, self.tokens.grid or (0, 0)).numpy()
         return [
-            [map_uri(image, grid) for grid in each]
-            for image, each in zip(self.images, grids, strict=True)
+            [map_uri(image, grid) for grid in each.numpy()]
+            for image, each in zip(self.images, self.gridded(maps), strict=True)
         ]
+
+    def gridded(self, maps: Tensor) -> list[Tensor]:
+        """Maps ``(B, K, N)`` on the grid of each image: ``(K, H, W)`` each."""
+        return gridded(maps, self.tokens.grids or [])
 
     def answers(self, probe: "Probe") -> list[Answer]:
         """What the probe reads in each image."""
@@ -147,11 +150,11 @@ class Album:
         with torch.no_grad():
             return probe(self.tokens_on(next(probe.parameters()).device)).cpu()
 
-    def evidence(self, probe: "Probe", outputs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Of the patches for these outputs of each image: ``(B, K')`` → ``(B, K', H, W)``."""
+    def evidence(self, probe: "Probe", outputs: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Of the patches for these outputs of each image: ``(B, K')`` → ``(K', H, W)`` each."""
         tokens = self.tokens_on(next(probe.parameters()).device)
         found = patch_evidence(probe, tokens, torch.from_numpy(outputs)).cpu()
-        return found.unflatten(2, self.tokens.grid or (0, 0)).numpy()
+        return [one.numpy() for one in self.gridded(found)]
 
     def tokens_on(self, device: torch.device) -> Tokens:
         """The tokens of the images, where a probe is."""
@@ -166,7 +169,7 @@ def check_maps(store: "Store", split: str) -> None:
     """
     if split == FOLDS:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
-    if store.grid is None or not store.has_patches:
+    if not store[split].on_grids:
         raise IceprobeError("its store has no patch tokens on a grid")
 
 
@@ -221,7 +224,7 @@ def _evidence_overlays(probe: "Probe", album: Album, answers: Sequence[Answer]) 
     outputs = np.array([[one.output if one else 0 for one in each] for each in asked])
     there = np.array([[one is not None for one in each] for each in asked])
     maps = album.evidence(probe, outputs)
-    full = np.where(there, np.abs(maps).max((2, 3)), 0.0)
+    full = np.where(there, [np.abs(one).max((1, 2)) for one in maps], 0.0)
     if album.task.outputs != "numbers":
         full[:] = full.max(1, keepdims=True)
     return [

@@ -51,7 +51,7 @@ font-family="{{ font }}" font-size="7.5" fill="#111111">
 {% endfor %}{% endfor %}\
 {% for picture in pictures %}\
 <image x="{{ picture.x }}" y="{{ picture.y }}" width="{{ side }}" height="{{ side }}" \
-preserveAspectRatio="xMidYMid slice" xlink:href="{{ picture.uri }}"/>
+preserveAspectRatio="xMidYMid {{ fit }}" xlink:href="{{ picture.uri }}"/>
 {% endfor %}</svg>
 """
 )
@@ -118,8 +118,10 @@ def figure(
     else:
         weights = torch.stack([maps.mean(1) for _, maps in found], 1)
         titles = [display_name(one.label) for one, _ in found]
-    grids = weights.unflatten(2, album.tokens.grid or (0, 0))
-    columns = [(title, [overlay(one) for one in grids[:, k]]) for k, title in enumerate(titles)]
+    grids = list(zip(album.gridded(weights), map(_pixels, album.images), strict=True))
+    columns = [
+        (title, [overlay(one[k], size) for one, size in grids]) for k, title in enumerate(titles)
+    ]
     return _written(path, album, columns, COLUMN if column else WIDTH)
 
 
@@ -133,7 +135,7 @@ def evidence_columns(results: Sequence[FittedResult], album: Album, asked: str) 
     if asked not in names and not (classes and asked in ("true", "predicted")):
         known = unknown(f"output of {album.store.manifest.dataset.name}", asked, names)
         raise IceprobeError(known + (", or true or predicted" if classes else ""))
-    found: list[tuple[str, list[Tensor], NDArray]] = []
+    found: list[tuple[str, list[Tensor], list[NDArray]]] = []
     why = ""
     for result in results:
         if (probe := album.probe(result)) is None:
@@ -146,17 +148,18 @@ def evidence_columns(results: Sequence[FittedResult], album: Album, asked: str) 
         else:
             outputs = album.labels if asked == "true" else album.logits(probe).argmax(1).numpy()
         maps = album.maps(probe)
-        means = [] if maps is None else [*maps.mean(1)]
-        found.append((result.label, means, album.evidence(probe, outputs[:, None])[:, 0]))
+        means = [] if maps is None else [one[0] for one in album.gridded(maps.mean(1)[:, None])]
+        evident = [one[0] for one in album.evidence(probe, outputs[:, None])]
+        found.append((result.label, means, evident))
     if not found:
         raise IceprobeError(f"no probe whose evidence can be drawn{why}: run one, such as ep12")
-    full = np.max([np.abs(e).max((1, 2)) for _, _, e in found], 0)
-    grid, columns = album.tokens.grid or (0, 0), list[Pictures]()
+    full = np.max([[np.abs(one).max() for one in e] for _, _, e in found], 0)
+    sizes, columns = [_pixels(image) for image in album.images], list[Pictures]()
     for label, means, evidence in found:
         name = display_name(label)
         if means:
-            columns.append((name, [overlay(one.unflatten(0, grid)) for one in means]))
-        pictures = [evidence_overlay(e, f) for e, f in zip(evidence, full, strict=True)]
+            columns.append((name, [overlay(*one) for one in zip(means, sizes, strict=True)]))
+        pictures = [evidence_overlay(*one) for one in zip(evidence, full, sizes, strict=True)]
         columns.append((f"{name}: {'evidence' if asked in names else f'for {asked}'}", pictures))
     return columns
 
@@ -202,29 +205,39 @@ def _drawn(album: Album, maps: Sequence[Pictures], width: float, unit: str) -> s
         font=_FONT,
         step=_LINE,
         side=round(side, 3),
+        # Images of their own shape stand whole in their squares.
+        fit="slice" if all(one.width == one.height for one in album.images) else "meet",
         titles=above,
         labels=labels,
         pictures=pictures,
     )
 
 
-def overlay(weights: Tensor) -> Image.Image:
+def _pixels(image: Image.Image) -> tuple[int, int]:
+    """Height and width of the map over an image."""
+    longest = max(image.size)
+    return max(1, PIXELS * image.height // longest), max(1, PIXELS * image.width // longest)
+
+
+def overlay(weights: Tensor, size: tuple[int, int] = (PIXELS, PIXELS)) -> Image.Image:
     """A map ``(H, W)`` that sums to 1 as a transparent picture, on the scale of `pictures.map_picture`."""
     uniform = 1 / weights.numel()
     span = max(float(weights.max()), 4 * uniform) - uniform
-    heat = F.interpolate(
-        ((weights - uniform) / span)[None, None], (PIXELS, PIXELS), mode="bicubic"
-    )[0, 0].clamp(0, 1)
+    heat = F.interpolate(((weights - uniform) / span)[None, None], size, mode="bicubic")[
+        0, 0
+    ].clamp(0, 1)
     values: NDArray = heat.numpy().astype(np.float64)
     opacity = np.clip(1.25 * np.sqrt(values), 0, 0.82)[..., None]
     pixels = np.concatenate([colour(values), 255 * opacity], -1)
     return Image.fromarray(pixels.round().astype(np.uint8), "RGBA")
 
 
-def evidence_overlay(evidence: NDArray, full: float) -> Image.Image:
+def evidence_overlay(
+    evidence: NDArray, full: float, size: tuple[int, int] = (PIXELS, PIXELS)
+) -> Image.Image:
     """Evidence ``(H, W)`` as a transparent picture, on the scale of `pictures.evidence_picture`."""
     cells = torch.from_numpy(np.asarray(evidence / full if full else evidence, np.float32))
-    values = F.interpolate(cells[None, None], (PIXELS, PIXELS), mode="bicubic")[0, 0].numpy()
+    values = F.interpolate(cells[None, None], size, mode="bicubic")[0, 0].numpy()
     opacity = 255 * evidence_opacity(values)[..., None]
     pixels = np.concatenate([evidence_colour(values), opacity], -1)
     return Image.fromarray(pixels.round().astype(np.uint8), "RGBA")

@@ -82,23 +82,36 @@ def evidence_opacity(values: NDArray) -> NDArray:
     return opacity
 
 
-def part_uris(images: Sequence[Image.Image], parts: Tensor, colours: Sequence[str]) -> list[str]:
-    """Images in the colours of parts ``(B, K, H, W)``, each of which sums to 1 over its cells.
+def part_uris(
+    images: Sequence[Image.Image], parts: Sequence[Tensor], colours: Sequence[str]
+) -> list[str]:
+    """Images in the colours of their parts, ``(K, H, W)`` each, which sum to 1 over their cells.
 
     A pixel has the colour of its strongest part, relative to that part's maximum in all pictures, and
     none below uniform attention.
     """
-    uniform = 1 / (parts.shape[2] * parts.shape[3])
-    above = (parts - uniform).clamp_min(0)
-    smooth = F.interpolate(above, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    sizes = [enlarged(image).size[::-1] for image in images]
+    smooth = [
+        F.interpolate(
+            (part - 1 / part[0].numel()).clamp_min(0)[None],
+            size,
+            mode="bilinear",
+            align_corners=False,
+        ).flatten(2)
+        for part, size in zip(parts, sizes, strict=True)
+    ]
     palette = torch.tensor([ImageColor.getrgb(one) for one in colours]) / 255
-    painted = part_picture(smooth.flatten(2), palette).unflatten(1, (SIDE, SIDE)).numpy()
-    return [picture_uri(_painted(image, one)) for image, one in zip(images, painted, strict=True)]
+    # All pictures in one: a part is as strong as in the one where it is strongest.
+    painted = part_picture(torch.cat(smooth, 2), palette)[0].split([one.shape[2] for one in smooth])
+    return [
+        picture_uri(_painted(image, one.unflatten(0, size).numpy()))
+        for image, one, size in zip(images, painted, sizes, strict=True)
+    ]
 
 
 def _painted(image: Image.Image, paint: NDArray) -> Image.Image:
-    """``paint (SIDE, SIDE, 4)`` in [0, 1] over the greyed image."""
-    grey = np.asarray(enlarged(image).convert("L").resize((SIDE, SIDE)), np.float64)[..., None]
+    """``paint (H, W, 4)`` in [0, 1] over the greyed image."""
+    grey = np.asarray(enlarged(image).convert("L"), np.float64)[..., None]
     opacity = 0.85 * np.sqrt(paint[..., 3:])
     return _mixed(grey, opacity, 0.8 * 255 * paint[..., :3] + 0.2 * grey)
 

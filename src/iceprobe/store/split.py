@@ -268,10 +268,12 @@ class StoredSplit:
 
     @cached_property
     def on_grids(self) -> bool:
-        """Whether the patch tokens of an image lie on a grid: all on the same, or each on its own."""
-        if not self.has_patches or self.shape.grid is not None or not len(self):
-            return self.has_patches and self.shape.grid is not None
-        return self.tokens(np.arange(1)).grids is not None
+        """Whether the patch tokens of an image lie in rows and columns: all in the same, or each in its own."""
+        grid = self.shape.grid
+        if grid is None and self.has_patches and self.shape.coords == 2 and len(self):
+            found = self.tokens(np.arange(1)).grids
+            grid = found[0] if found else None
+        return self.has_patches and grid is not None and len(grid) == 2
 
     def depths(self, rows: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Numbers of the pixels of ``rows (b,)`` on the crop: ``(b, S, S)`` float32, NaN if unknown.
