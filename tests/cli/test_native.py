@@ -98,6 +98,10 @@ def test_from_images_to_predictions(iceprobe, shapes, tmp_path):
     assert (ended.code, "an ONNX file is of images of one size" in ended.err) == (2, True)
     ended = iceprobe("adapt", *words[:4], "--output", "adapted")
     assert (ended.code, "an adaptation is of images of one size" in ended.err) == (2, True)
+    ended = iceprobe(
+        "segment", "--backbone", BACKBONE, "--data", "bundled:fashion-clutter", "--output", "seg"
+    )
+    assert (ended.code, "keeps the shape of images" in ended.err) == (2, True)
     ended = iceprobe("run", *words, "--probe", "linear", "--live", "--output", "live")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
 

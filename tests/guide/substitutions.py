@@ -23,6 +23,10 @@ STAND_INS = (
         r'"vit_base_patch16_224\.mae", pretrained=True',
         '"vit_tiny_patch16_224", img_size=32, pretrained=False',
     ),
+    (
+        r"timm:naflexvit_base_patch16_siglip\.v2_webli\?image_size=native&max_tokens=256",
+        "timm:vit_tiny_patch16_224?pretrained=false&image_size=native&max_tokens=16",
+    ),
     ("PYTHONPATH=tools iceprobe", "iceprobe"),
     (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),

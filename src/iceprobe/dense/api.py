@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 import torch
 
+from iceprobe.backbones.options import NATIVE
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.specs import unknown
@@ -165,6 +166,8 @@ def no_masks(dataset: str) -> str:
 
 def no_grid(backbone: str) -> str:
     """The message on a backbone whose tokens lie on no grid."""
+    if f"image_size={NATIVE}" in backbone:
+        return f"{backbone} keeps the shape of images, and masks are of one size: give image_size= a number of pixels"
     return (
         f"tokens of {backbone} lie on no grid, and have no place in a mask: take another backbone"
     )
