@@ -381,3 +381,33 @@ def test_what_needs_one_size_is_refused(tiny: None) -> None:
             IceprobeError, match=f"{what} is of images of one size, .* in place of native"
         ):
             backbone.of_images(what)
+
+
+def test_a_grid_is_all_cells_row_by_row() -> None:
+    """Places that are pixels of a slide, seconds, or cells in another order make none."""
+
+    def grids(*cells: list[tuple[float, ...]]) -> Any:
+        most, axes = max(map(len, cells)), len(cells[0][0])
+        coords, mask = (
+            torch.zeros(len(cells), most, axes),
+            torch.zeros(len(cells), most, dtype=torch.bool),
+        )
+        for row, one in enumerate(cells):
+            coords[row, : len(one)], mask[row, : len(one)] = torch.tensor(one), True
+        patches = torch.zeros(len(cells), most, 3)
+        return Tokens(patches, patches[:, :0], mask=mask, coords=coords).grids
+
+    wide, tall = [(0.0, 0.0), (0.0, 1.0), (0.0, 2.0)], [(0.0, 0.0), (1.0, 0.0)]
+    square = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+    assert grids(wide, square, tall) == [(1, 3), (2, 2), (2, 1)]
+    for other in (
+        [square[k] for k in (0, 2, 1, 3)],
+        square[:3],
+        [(0.0, 0.0), (0.0, 256.0)],
+        [(0.5, 0.0)],
+    ):
+        assert grids(wide, other) is None
+    assert grids([(0.0,), (1.0,)]) is None
+    patches = torch.zeros(2, 6, 3)
+    assert Tokens(patches, patches[:, :0], (2, 3)).grids == [(2, 3)] * 2
+    assert Tokens(patches, patches[:, :0]).grids is None

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import iceprobe
 from iceprobe.backbones.kinds import Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.store import Store, extract_in_memory
+from iceprobe.tokens import JoinedTokens
 from tests.native import DIM, NATIVE, PATCH, Patches, dataset
 from tests.store.conftest import content
 
@@ -98,3 +100,29 @@ def test_the_blank_image_has_the_most_tokens() -> None:
     backbone = iceprobe.load_backbone(Patches())
     assert backbone.shape.num_tokens == 24
     assert backbone.macs() == 24 * PATCH * PATCH * DIM
+
+
+def test_several_layers_lie_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of a model that reads one shape at a time: as each alone, with the image's boxes and covers."""
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, **o: create(name, embed_dim=24, depth=3, num_heads=2, **o),
+    )
+    spec = "timm:vit_tiny_patch16_224?pretrained=false&image_size=native&max_tokens=12"
+    backbone, data = iceprobe.load_backbone(f"{spec}&layer=0,2"), dataset()
+    stores = iceprobe.extract_layers(backbone, data, tmp_path / "both", tokens="float32")
+    alone = iceprobe.extract(
+        iceprobe.load_backbone(f"{spec}&layer=2"), data, tmp_path / "one", tokens="float32"
+    )
+    rows = np.arange(14)
+    first, last = (one["test"].tokens(rows) for one in stores)
+    torch.testing.assert_close(last.patches, alone["test"].tokens(rows).patches)
+    assert not torch.equal(first.patches, last.patches)
+    together = Store.joined(stores)["test"]
+    assert torch.equal(together.covers(rows), stores[0]["test"].covers(rows))
+    joined = together.tokens(rows)
+    assert isinstance(joined, JoinedTokens)
+    assert torch.equal(joined.layers[0].patches, first.patches)
+    assert joined.grids == last.grids
