@@ -349,6 +349,8 @@ def test_modules_are_read_as_they_are(tiny: None) -> None:
     own = load_backbone(Patches(), max_tokens=20)
     alone_and_together(own)
     assert own.shape.lengths == (1, 20)
+    with pytest.raises(IceprobeError, match="as its preprocessing says: leave image_size=32 out"):
+        load_backbone(Patches(), image_size=32)
     with pytest.raises(
         IceprobeError, match="image_size=native is for models of timm, and for modules with"
     ):

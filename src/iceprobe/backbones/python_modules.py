@@ -162,7 +162,12 @@ def stated_preprocessing(
         IceprobeError: if size, mean or std are in neither.
     """
     stated, given = getattr(module, "preprocessing", None), images.given
-    if isinstance(stated, NativePreprocessing) and (images.image_size is None or images.native):
+    if isinstance(stated, NativePreprocessing):
+        if images.image_size is not None and not images.native:
+            raise IceprobeError(
+                f"{label} takes images of their own shape, as its preprocessing says: leave "
+                f"image_size={images.image_size} out"
+            )
         fields = stated.as_dict()
         return native_transform(label, images, fields["patch_size"], fields, fields["max_tokens"])
     if isinstance(stated, Preprocessing) and not images.native:
