@@ -2,7 +2,7 @@
 
     python benchmarks/bag_memory.py [--bags 200] [--tokens 100000] [--memory 2GB] [--json FILE]
 
-Bags of random tokens, 768 numbers in float16 each (30 GB of 200 bags of 100,000), are written as HDF5 files, one a
+Bags of about as many random tokens, 768 numbers in float16 each (30 GB of 200 bags of 100,000), are written as HDF5 files, one a
 bag, and `iceprobe fit features:FOLDER` reads them where they lie, in a process of its own: EP8 and gated ABMIL,
 one epoch, every bag of which is streamed twice a step. Told is the most memory that the process had in use
 (``VmHWM``), beside what it has after importing torch and iceprobe.
@@ -51,7 +51,7 @@ def write(folder: Path, bags: int, tokens: int) -> None:
     rows = ["slide_id,label,split"]
     for bag in range(bags):
         with h5py.File(folder / "bags" / f"slide_{bag:03d}.h5", "w") as file:
-            file["features"] = block[bag : bag + tokens]
+            file["features"] = block[bag : 2 * bag + tokens - bags]
         rows.append(f"slide_{bag:03d},{'ab'[bag % 2]},{'test' if bag < bags // 5 else 'train'}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
 

@@ -34,6 +34,7 @@ from iceprobe.tokens import without_layer
 log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
 FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
+LARGE = 2**24  # bytes of an example's tokens in float32 from which on batches come in pieces
 UNEVEN = 1.25  # tokens of a batch, of examples drawn at random, for each expected one
 
 
@@ -101,7 +102,8 @@ def step_memory(
 def _piece(context: FitContext, width: int) -> float | None:
     """Images of mean length that a piece has room for, or ``None`` where batches come whole."""
     shape = context.shape
-    if not shape.ragged and context.max_tokens is None:
+    small = WIDE * width * shape.num_tokens <= LARGE and not shape.ragged
+    if small and context.max_tokens is None:
         return None
     rows = context.max_tokens or PIECE_BYTES // (WIDE * width)
     return max(rows, shape.longest) / max(1, shape.num_tokens)
@@ -110,7 +112,7 @@ def _piece(context: FitContext, width: int) -> float | None:
 def cutting_of(step: StepMemory, context: FitContext, memory: int | None) -> Cutting | None:
     """How batches come in pieces; those for which the budget is too small are streamed.
 
-    ``None`` where they come whole: examples have as many tokens, and nothing limits them.
+    ``None`` where they come whole: examples have as many tokens, and few, and nothing limits them.
     """
     if step.piece is None:
         return None

@@ -162,11 +162,11 @@ def _read_once(
         read = examples.read("features", rows)
         finite = read.flatten(1).isfinite().all(1) if isinstance(read, Tensor) else None
         for i, one in enumerate(read):
-            if not (one.isfinite().all() if finite is None else finite[i]):
+            if not (_finite(one) if finite is None else finite[i]):
                 raise _not_finite(part, start + i)
             content.add(one)
         if not isinstance(read, Tensor) and not shape.ragged:
-            read = torch.stack(read)
+            read = torch.stack(read) if len(read) > 1 else read[0][None]
         kept: Held = (
             rounded.add(read) if isinstance(read, Tensor) else [rounded.add(one) for one in read]
         )
@@ -182,6 +182,13 @@ def _read_once(
             report(min(n, start + at_once), n)
     rounded.check(f"tokens of {part.name!r}")
     return found, (content.hexdigest(), beside.hexdigest() if examples.forms else "")
+
+
+def _finite(tokens: Tensor) -> bool:
+    """Whether all numbers are finite; nothing as large is made of them."""
+    if not tokens.is_floating_point() or not tokens.numel():
+        return True
+    return bool(torch.stack(torch.aminmax(tokens)).isfinite().all())
 
 
 def _not_finite(part: FeatureSplit, row: int, what: str = "it ") -> IceprobeError:
