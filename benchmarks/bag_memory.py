@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 DIM = 768
-PROBES = ("ep8", "abmilp?gated=true")
+PROBES = ("ep8", "abmilp?gated=true&hidden=128")
 
 CHILD = """
 import json, sys

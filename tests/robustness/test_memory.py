@@ -120,7 +120,7 @@ def test_a_step_of_any_probe_takes_what_is_said(label):
     with Live(known) as live:
         trainer.train_step(batch)
     state = 3 * 4 * members * probe.num_parameters()["total"]  # gradients and two moments
-    each, passing = kept(probe, rows, width)
+    each, passing = kept(label, probe, rows, width)
     said = 4 * images * (members * each + passing)
     assert state <= live.peak <= state + said
 

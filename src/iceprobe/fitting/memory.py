@@ -27,6 +27,7 @@ from iceprobe.machine.processes import first, world
 from iceprobe.probes.inputs import Input
 from iceprobe.probes.pooling import Pooling, QueryPooling
 from iceprobe.probes.probe import Probe
+from iceprobe.probes.registry import PROBES, parse_probe
 from iceprobe.protocols.protocol import images_per_step
 from iceprobe.store.split import LOAD_BYTES, StoredSplit
 from iceprobe.tokens import without_layer
@@ -35,6 +36,7 @@ log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
 FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
 LARGE = 2**24  # bytes of an example's tokens in float32 from which on batches come in pieces
+MEASURED = 2_048  # tokens of an example up to which memory is measured on as many
 UNEVEN = 1.25  # tokens of a batch, of examples drawn at random, for each expected one
 
 
@@ -52,7 +54,13 @@ class StepMemory:
     @property
     def whole(self) -> int:
         """Of a step whose batch is in memory."""
-        return self.fixed + self.images * self.per_image
+        images = self.images * (1 if self.piece is None else UNEVEN)
+        return self.fixed + math.ceil(images * self.per_image)
+
+    def within(self, memory: int | None) -> int:
+        """Of a fit that holds no tokens, within a budget: batches are streamed where whole ones don't fit."""
+        whole = max(self.before, self.whole)
+        return whole if self.piece is None or whole <= _budget(memory) else self.least
 
     @property
     def bytes(self) -> int:
@@ -87,7 +95,7 @@ def step_memory(
         one: (probe.read.count(shape), probe.read.width(shape)) for one, probe in built.items()
     }
     widest = max((tokens * width for tokens, width in sizes.values()), default=0)
-    parts = {one: kept(probe, *sizes[one]) for one, probe in built.items()}
+    parts = {one: kept(one, probe, *sizes[one]) for one, probe in built.items()}
     computed = sum(counts[one] * each for one, (each, _) in parts.items())
     computed += max((passing for _, passing in parts.values()), default=0)
     return StepMemory(
@@ -118,8 +126,8 @@ def cutting_of(step: StepMemory, context: FitContext, memory: int | None) -> Cut
         return None
     tokens = context.shape.num_tokens
     rows = round(step.piece * tokens)
-    images = step.images if step.whole <= _budget(memory) else min(step.piece, step.images)
-    return Cutting(rows, max(rows, round(UNEVEN * images * tokens)))
+    held = UNEVEN * step.images * tokens if step.within(memory) > step.least else rows
+    return Cutting(rows, max(rows, round(held)))
 
 
 def _budget(memory: int | None) -> int:
@@ -167,7 +175,7 @@ def under_way(inputs: Collection[str], numbers: int, stored_bytes: int, width: i
     return stored_bytes + converted + (width + wide) * numbers
 
 
-def kept(probe: Probe, num_tokens: int, dim: int) -> tuple[int, int]:
+def kept(spec: str, probe: Probe, num_tokens: int, dim: int) -> tuple[int, int]:
     """Numbers an image that each member keeps of a step, and that one at a time takes going back.
 
     Of each query the scores and weights of the tokens, its pooled token, and the gradients of these;
@@ -178,7 +186,11 @@ def kept(probe: Probe, num_tokens: int, dim: int) -> tuple[int, int]:
     if isinstance(probe.pooling, QueryPooling):
         maps = 8 if probe.regularisation else 3  # with logarithms, cosines, their gradients
         return probe.pooling.num_predictors * (maps * num_tokens + 2 * dim) + after, 0
-    own = kept_for_backward(probe.pooling, num_tokens, dim)
+    if num_tokens <= MEASURED or PROBES[parse_probe(spec).name].needs_grid:
+        own = kept_for_backward(probe.pooling, num_tokens, dim)
+    else:  # in proportion to the tokens, since a measurement takes what it measures
+        half, whole = (kept_for_backward(probe.pooling, n, dim) for n in (MEASURED // 2, MEASURED))
+        own = whole + round((whole - half) * (num_tokens / MEASURED - 1) * 2)
     return own + after, own + 2 * num_tokens * dim
 
 

@@ -80,7 +80,9 @@ def run_protocol(
         memory,
         shuffle if saved is None else saved.shuffle,
         batch_size=images_per_step(protocol, images),
-        beside=max([step.least, *(solver_bytes(label, context, images) for label in solved)]),
+        beside=max(
+            [step.within(memory), *(solver_bytes(label, context, images) for label in solved)]
+        ),
         evaluated=protocol.held_out == 0,
     )
 
