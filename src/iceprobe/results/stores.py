@@ -78,7 +78,8 @@ def _in_files(result: FittedResult, trust: bool) -> "Store | None":
     from iceprobe.store import load_features
     from iceprobe.store.features import unchanged
 
-    refuse_elsewhere(f"the result of {result.label}", result.dataset, trust)
+    where = result.dataset.partition(":")[2]  # `features:/data` names no host
+    refuse_elsewhere(f"the result of {result.label}", where, trust)
     store = _read.get(result.dataset)
     if store is None or not unchanged(store):
         store = _read[result.dataset] = load_features(result.dataset)
