@@ -489,6 +489,10 @@ class Analysis(Settings):
         bool, Option("Measure the accuracy lost with another background.", flag="--background")
     ] = False
     heads: Annotated[bool, Option("Add the backbone's attention heads.", flag="--heads")] = False
+    attention: Annotated[
+        Path | None,
+        Option("A new folder for the weights of each test bag, with its tokens' coordinates."),
+    ] = None
     device: Annotated[Device | None, _DEVICE] = None
 
 

@@ -2,14 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import torch
 
 from iceprobe.analysis.background import OtherBackgrounds
+from iceprobe.analysis.bags import BagMeasurements, of_bags
 from iceprobe.analysis.files import write_analyses
 from iceprobe.analysis.measurements import Measurements
+from iceprobe.analysis.places import attention_folder, write_all
 from iceprobe.analysis.schema import HEADS, Analysis
 from iceprobe.analysis.summary import analysis_of, shortcut_of
 from iceprobe.core.errors import IceprobeError
@@ -39,6 +42,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
             ``progress``, called with ``(probe, images done, images)``. ``background`` exchanges everything
             outside the objects' boxes (see `OtherBackgrounds`); it and ``heads``, which adds the backbone's
             own attention (`Backbone.attention`) as an entry `HEADS` a store, need the backbone and the images.
+            ``attention`` is a new folder for the weights of each bag (`iceprobe.analysis.places`).
 
     Returns:
         One entry a probe with attention, in the order of the results.
@@ -64,15 +68,27 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         fits = [load_fitted(result, store.shape, seed) for seed in seeds]
         if not fits[0].pooling.num_predictors:
             continue
-        if not store[result.split].on_grids:
+        if not store.has_patches:
             raise IceprobeError(
-                f"store {store.path} of {result.label!r} has no patch tokens on a grid, so there "
+                f"store {store.path} of {result.label!r} has no patch tokens, so there "
                 "are no maps: extract with patches, from a backbone that has some"
             )
         steps = [t / call.thresholds for t in range(call.thresholds)]
-        found.append(Measurements(result, store, where, call.batch_size, steps, fits))
+        measuring = BagMeasurements if of_bags(store) else Measurements
+        found.append(measuring(result, store, where, call.batch_size, steps, fits))
+    if not found:
+        probes = ", ".join(result.label for result in results) or "nothing"
+        raise IceprobeError(
+            f"no probe on a frozen backbone with attention among {probes}: run one that has, such "
+            "as --probe ep12"
+        )
     groups = _by_store(found) if call.background or call.heads else []
     for first, *_ in groups:
+        if of_bags(first.store):
+            raise IceprobeError(
+                f"{first.result.label} was fitted on bags, and --background and --heads are of single images: "
+                "leave them out"
+            )
         if first.store.layers:
             raise IceprobeError(
                 f"{first.result.label} reads several layers, and --background and --heads are of one: "
@@ -89,11 +105,15 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         if call.background
     ]
     report = callback(call.progress)
-    for one in found:
-        for number, fit in enumerate(one.probes):
-            one.over(fit, report and _counted(report, one, number))
+    with nullcontext() if call.attention is None else attention_folder(call.attention, found) as to:
+        for one in found:
+            for number, fit in enumerate(one.probes):
+                one.over(fit, report and _counted(report, one, number))
+        written = write_all(found, to, report)
     draws = call.draws
-    analyses = [analysis_of(one, draws) for one in found]
+    analyses = [
+        analysis_of(one, draws, notes=notes) for one, notes in zip(found, written, strict=True)
+    ]
     if call.background:
         for group, exchanged in zip(groups, others, strict=True):
             _exchange(group, exchanged, report)
@@ -108,12 +128,6 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
             )
             of_heads.over(backbone, report and partial(report, HEADS))
             analyses.append(analysis_of(of_heads, draws, heads=True))
-    if not analyses:
-        probes = ", ".join(result.label for result in results) or "nothing"
-        raise IceprobeError(
-            f"no probe on a frozen backbone with attention among {probes}: run one that has, such "
-            "as --probe ep12"
-        )
     if call.output is not None:
         write_analyses(call.output, analyses)
     return analyses

@@ -101,3 +101,6 @@ class Analysis:
     evidence: Evidence | None = None  # where boxes or masks are and logits are sums over patches
     groups: int | None = None  # which intervals are over; None: images
     caveat: str | None = None  # why intervals can't be trusted
+    # Of bags, whose tokens lie on no grid: effective_tokens, and how much of the attention the largest weights
+    # have, top_percent of 1% of a bag's tokens and top_10 of ten of them. Empty of images.
+    concentration: dict[str, Estimate] = field(default_factory=dict)

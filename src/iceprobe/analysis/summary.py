@@ -1,5 +1,6 @@
 """The measures of all fits of a probe together: means over images with their intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from iceprobe.analysis.association import Correlation, correlate, mean_intervals
+from iceprobe.analysis.bags import lengths_of, of_bags
 from iceprobe.analysis.box_accuracy import DELTAS, max_box_accuracy
 from iceprobe.analysis.evidence import has_evidence
 from iceprobe.analysis.measurements import EVIDENCE, Measurements
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Evidence, Predictor, Shortcut
 from iceprobe.analysis.scoring import Values
+from iceprobe.core.text import counted
 from iceprobe.results.enough import FEW, UNTRUSTED, caveat
 from iceprobe.results.intervals import difference_of
 from iceprobe.results.units import number_of
@@ -21,6 +24,7 @@ from iceprobe.tasks.records import Arrays, Record, joined
 
 LEAST_PREDICTORS = 32  # of a correlation over predictors
 MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
+CONCENTRATION = ("effective_tokens", "top_percent", "top_10")  # of bags
 SCORES = ("score", "drops")  # of the leading metric: means over its strata
 
 
@@ -65,8 +69,10 @@ class _Images:
         ]
 
 
-def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Analysis:
-    """What all fits together say, or the heads."""
+def analysis_of(
+    found: Measurements, draws: int, *, heads: bool = False, notes: Sequence[str] = ()
+) -> Analysis:
+    """What all fits together say, or the heads; ``notes`` stand behind its own."""
     seeds = [] if heads else found.result.seeds or list(range(len(found.fits)))
     rows = [(seed, j + 1) for seed in seeds or [0] for j in range(len(found.fits[0]["entropy"]))]
     stacked = {name: np.concatenate([fit[name] for fit in found.fits]) for name in found.fits[0]}
@@ -88,11 +94,13 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         )
         for row, (seed, j) in enumerate(rows)
     ]
-    notes: list[str] = []
+    missing: list[str] = []
     if "drops" in each:
         predictors.sort(key=lambda one: one.importance.mean if one.importance else 0, reverse=True)
     elif not heads:
-        notes.append("no importance: its descriptor isn't a function of what predictors pool alone")
+        missing.append(
+            "no importance: its descriptor isn't a function of what predictors pool alone"
+        )
     means: dict[str, Any] = {
         name: over.mean(values, name)
         for name, values in stacked.items()
@@ -121,9 +129,10 @@ def analysis_of(found: Measurements, draws: int, *, heads: bool = False) -> Anal
         recall={k[7:]: means[k] for k in means if k.startswith("recall ")},
         correlation=correlation,
         predictors=predictors,
-        notes=[*notes, *more, *_missing(found, boxes, heads)],
+        notes=[*missing, *more, *_missing(found, boxes, heads), *notes],
         groups=None if found.groups is None else number_of(found.groups, len(found.part)),
         caveat=_caveat(found, heads),
+        concentration={name: means[name] for name in CONCENTRATION if name in means},
     )
 
 
@@ -221,9 +230,16 @@ def _max_box_accuracy(of_fits: list[NDArray[np.bool_]]) -> dict[str, float]:
 
 def _missing(found: Measurements, boxes: dict[str, float], heads: bool) -> list[str]:
     outputs = found.scoring.task.outputs
-    notes = [] if boxes else ["no boxes: nothing is said of centroids, boxes and their mass"]
-    if not found.masked.any():
-        notes.append("no masks: nothing is said of mass in them")
+    if of_bags(found.store):
+        notes = [
+            "no grid: examples are bags of tokens, so nothing is said of boxes, masks and MaxBoxAccV2"
+        ]
+        if alone := int((lengths_of(found.part) < 2).sum()):
+            notes.append(f"the entropy leaves out {counted(alone, 'bag')} of one token")
+    else:
+        notes = [] if boxes else ["no boxes: nothing is said of centroids, boxes and their mass"]
+        if not found.masked.any():
+            notes.append("no masks: nothing is said of mass in them")
     if found.labels.ndim > 1 and not heads:
         notes.append(f"no retrieval: it asks for images of one class, and these have {outputs}")
     if not heads and (boxes or found.masked.any()) and not has_evidence(found.probes[0]):

@@ -1,5 +1,6 @@
 """``iceprobe analyze``: where the probes of a run look, and which predictors matter."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from iceprobe.settings import Analysis as AnalysisSettings
 from iceprobe.settings import AnalyzeRun
 
 if TYPE_CHECKING:
-    from iceprobe.analysis import Analysis, Estimate, Evidence
+    from iceprobe.analysis import Analysis, Estimate, Evidence, Predictor
     from iceprobe.tasks.metrics import Metric
 
 
@@ -33,13 +34,16 @@ def analyze(
 
     Entropy, attention on boxes and masks beside what uniform attention scores, importance of
     every predictor, complementarity, MaxBoxAccV2 and retrieval go to analysis.json and
-    analysis.csv in the run, with 95% intervals over images, and into its report.html.
+    analysis.csv in the run, with 95% intervals over images, and into its report.html. Of bags,
+    whose tokens lie on no grid, it is how few tokens have the attention; --attention FOLDER
+    writes the weights of each back to its tokens' coordinates.
 
     \b
     Examples:
       iceprobe analyze runs/demo
       iceprobe analyze runs/demo --probe ep32 --probe aim12 --predictors 32
       iceprobe analyze runs/demo --background --heads
+      iceprobe analyze runs/slides --attention heatmaps
       iceprobe analyze runs/demo --figure maps.pdf --probe ep12 --probe aim12 --images 4
       iceprobe analyze runs/demo --figure why.pdf --probe ep12 --evidence true
     """
@@ -90,6 +94,8 @@ def analyze(
             say(f"{one.probe}: {_evident(one.evidence)}")
         for note in [*one.notes, *filter(None, [one.caveat])]:
             say(f"{one.probe}: {note}")
+    if config.attention is not None:
+        say(config.attention.expanduser().resolve())
     files = write_analyses(run, analyses)
     for path in (*files, iceprobe.report(results, run / "report.html", trust=trust)):
         say(path.resolve())
@@ -97,15 +103,18 @@ def analyze(
 
 def _of_predictors(one: "Analysis", rows: int, metric: "Metric") -> TerminalTable:
     shown = one.predictors[:rows]
+    places: list[tuple[Column, Callable[[Predictor], str]]] = [
+        (Column("centroid in box"), lambda each: _percent(each.centroid_in_box)),
+        (Column("in box", goes=2), lambda each: _percent(each.mass_in_box)),
+        (Column("in mask", goes=3), lambda each: _percent(each.mass_in_mask)),
+    ]
     return table_of(
         shown,
         [
             (Column("seed"), lambda each: str(each.seed)),
             (Column("predictor"), lambda each: str(each.predictor)),
             (Column("importance"), lambda each: _points(each.importance, metric)),
-            (Column("centroid in box"), lambda each: _percent(each.centroid_in_box)),
-            (Column("in box", goes=2), lambda each: _percent(each.mass_in_box)),
-            (Column("in mask", goes=3), lambda each: _percent(each.mass_in_mask)),
+            *([] if one.concentration else places),
             (Column("entropy", goes=1), lambda each: f"{each.entropy.mean:.2f}"),
         ],
         f"{one.probe}: {len(shown)} of its predictors",
@@ -117,12 +126,7 @@ def _of_probes(analyses: "list[Analysis]", metric: "Metric | None" = None) -> Te
     columns = [
         (Column("probe", numeric=False), lambda one: one.probe),
         (Column(name), lambda one: _figure(one.score or one.accuracy, metric)),
-        (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
-        (Column("in box", goes=6), lambda one: _beside(one, "mass_in_box")),
-        (Column("in mask", goes=7), lambda one: _beside(one, "mass_in_mask")),
-        (Column("entropy", goes=4), lambda one: f"{one.entropy.mean:.2f}"),
-        (Column("complementarity cos / ∩", goes=1), _complementarity),
-        (Column("MaxBoxAccV2", goes=5), lambda one: _percent(one.max_box_accuracy.get("mean"))),
+        *(_OF_BAGS if any(one.concentration for one in analyses) else _OF_IMAGES),
     ]
     if any(one.evidence for one in analyses):
         columns.append((Column("evidence in box / mask", goes=3), _evidence))
@@ -178,5 +182,29 @@ def _points(estimate: "Estimate | None", metric: "Metric | None" = None) -> str:
 
 def _beside(one: "Analysis", measure: str) -> str:
     """``"62.1% (28.0%)"``: the probe, and uniform attention."""
-    ours = getattr(one, measure)
+    ours = one.concentration.get(measure) or getattr(one, measure, None)
     return "–" if ours is None else f"{_percent(ours)} ({_percent(one.uniform[measure])})"
+
+
+def _tokens(one: "Analysis") -> str:
+    """``"12.4 (830)"``: effective tokens of the probe, and of uniform attention."""
+    if (ours := one.concentration.get("effective_tokens")) is None:
+        return "–"
+    return f"{ours.mean:,.1f} ({one.uniform['effective_tokens']:,.0f})"
+
+
+_OF_IMAGES: list[tuple[Column, Callable[["Analysis"], str]]] = [
+    (Column("centroid in box"), lambda one: _beside(one, "centroid_in_box")),
+    (Column("in box", goes=6), lambda one: _beside(one, "mass_in_box")),
+    (Column("in mask", goes=7), lambda one: _beside(one, "mass_in_mask")),
+    (Column("entropy", goes=4), lambda one: f"{one.entropy.mean:.2f}"),
+    (Column("complementarity cos / ∩", goes=1), _complementarity),
+    (Column("MaxBoxAccV2", goes=5), lambda one: _percent(one.max_box_accuracy.get("mean"))),
+]
+_OF_BAGS: list[tuple[Column, Callable[["Analysis"], str]]] = [
+    (Column("effective tokens", goes=4), _tokens),
+    (Column("on top 1%", goes=5), lambda one: _beside(one, "top_percent")),
+    (Column("on top 10", goes=6), lambda one: _beside(one, "top_10")),
+    (Column("entropy", goes=3), lambda one: f"{one.entropy.mean:.2f}"),
+    (Column("complementarity cos / ∩", goes=1), _complementarity),
+]
