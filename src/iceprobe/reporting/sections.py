@@ -21,9 +21,11 @@ from iceprobe.reporting.groups import SourceResults
 from iceprobe.results.comparison import BASELINES, probe_name, reference_ep
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import leaderboard
+from iceprobe.store.format import FOLDS
 
 if TYPE_CHECKING:
     from iceprobe.reporting.attention import Gallery
+    from iceprobe.reporting.bag_view import BagGallery
     from iceprobe.store import Store
 
 Opened = Callable[[FittedResult], "Store"]
@@ -66,6 +68,8 @@ def analysis_of(
         Chart(f"importance-{number}-{i}", *one)
         for i, one in enumerate(importance_charts(probes, palette))
     ]
+    if any(one.analysis.concentration for one in probes):
+        images = 0  # bags have no pictures
     tables, remarks = predictor_tables(probes, opened, images)
     parts = None
     if images and probes and not remarks:
@@ -80,16 +84,12 @@ def galleries_of(
     results: Sequence[FittedResult], images: int, opened: Opened
 ) -> tuple[list["Gallery"], list[str]]:
     """Attention of the reference EP first, then of the others, best first, until the page is full."""
-    ranked = leaderboard(results)
-    attentive = [
-        one for one in ranked if one.method == "trained" and probe_name(one) not in BASELINES
-    ]
+    attentive = _attentive(results)
     if images < 1 or not attentive:
         return [], []
+    from iceprobe.analysis.bags import of_bags
     from iceprobe.reporting.attention import Album, draw_gallery  # torch: only where maps are drawn
 
-    reference = reference_ep(results)
-    attentive.sort(key=lambda one: one is not reference)
     albums: dict[str, Album | IceprobeError] = {}
     galleries: list[Gallery] = []
     remarks: list[str] = []
@@ -105,7 +105,9 @@ def galleries_of(
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                albums[key] = Album.spread(opened(result), result.split, images)
+                if of_bags(store := opened(result)):
+                    continue  # as bag_galleries_of draws them
+                albums[key] = Album.spread(store, result.split, images)
             album = albums[key]
             if isinstance(album, IceprobeError):
                 continue  # reported once
@@ -118,3 +120,53 @@ def galleries_of(
             galleries.append(gallery)
             spent += sum(len(uri) for row in gallery.rows for uri in (row.image, *row.maps))
     return galleries, remarks
+
+
+def bag_galleries_of(
+    results: Sequence[FittedResult], images: int, opened: Opened
+) -> tuple[list["BagGallery"], list[str]]:
+    """The same of results on bags, whose tokens lie on no grid: a gallery a probe, and why some are missing."""
+    on_bags: dict[str, tuple[Store, list[FittedResult]]] = {}
+    attentive = _attentive(results) if images > 0 else []
+    if attentive:
+        from iceprobe.analysis.bags import of_bags
+        from iceprobe.reporting.bag_view import draw_bags
+    for result in attentive:
+        try:
+            if (
+                result.adaptation is None
+                and result.split != FOLDS
+                and of_bags(store := opened(result))
+            ):
+                key = f"{result.store.identity} {result.split}"
+                on_bags.setdefault(key, (store, []))[1].append(result)
+        except IceprobeError:  # as galleries_of says
+            continue
+    galleries: list[BagGallery] = []
+    remarks: list[str] = []
+    spent = 0
+    for store, of_store in on_bags.values():
+        try:
+            drawn = draw_bags(of_store, store, images)
+        except IceprobeError as error:
+            remarks.append(f"No pictures of bags, {error}.")
+            continue
+        for gallery in drawn:
+            spent += sum(len(row.attention) + len(row.evidence) for row in gallery.rows)
+            if spent > _PICTURE_BYTES:
+                name = display_name(gallery.result.label)
+                remarks.append(f"{name}: left out to keep the page under 6 MB.")
+            else:
+                galleries.append(gallery)
+    return galleries, remarks
+
+
+def _attentive(results: Sequence[FittedResult]) -> list[FittedResult]:
+    """Trained probes that may have attention, the reference EP first, then the best."""
+    found = [
+        one
+        for one in leaderboard(results)
+        if one.method == "trained" and probe_name(one) not in BASELINES
+    ]
+    reference = reference_ep(results)
+    return sorted(found, key=lambda one: one is not reference)
