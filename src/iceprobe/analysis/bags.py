@@ -35,8 +35,9 @@ TOP = 10
 
 def of_bags(store: Store) -> bool:
     """Whether examples are bags: tokens without a grid, that of all or, of images of their own shape, of each."""
-    of_own_shape = "patch_size" in store.manifest.backbone.preprocessing
-    return store.has_patches and store.grid is None and not of_own_shape
+    if not store.has_patches or store.grid is not None:
+        return False
+    return "patch_size" not in store.manifest.backbone.preprocessing
 
 
 def lengths_of(part: StoredSplit) -> NDArray[np.int64]:
