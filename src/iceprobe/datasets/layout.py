@@ -41,7 +41,13 @@ def role_of(name: str) -> str | None:
 
 
 def find_layout(
-    root: AnyPath, *, split: str | None, train: str | None, test: str | None
+    root: AnyPath,
+    *,
+    split: str | None,
+    train: str | None,
+    test: str | None,
+    source: str = "folder",
+    what: str = "images",
 ) -> Layout | None:
     """The folders of the splits, or ``None`` if there are none.
 
@@ -49,6 +55,7 @@ def find_layout(
         root: the data set's folder.
         split: ``"test"`` or ``"val"``: which of the two is the test split.
         train, test: the folders, if they have unusual names.
+        source, what: of the spec, and of the files, for a remedy.
 
     Raises:
         IceprobeError: if folders look like splits and can't be read as such, or a folder asked for
@@ -64,7 +71,7 @@ def find_layout(
         )
     asked = named or split is not None
     if not asked and not (by_role["train"] and (by_role["test"] or by_role["val"])):
-        _refuse_what_looks_like_splits(root, folders)
+        _refuse_what_looks_like_splits(root, folders, source, what)
         return None
     chosen = _named(root, train, "train") or _pick(root, by_role["train"], "train")
     reported = _named(root, test, "test") or _test_folder(root, by_role, split)
@@ -90,7 +97,7 @@ def assumed_classes(root: AnyPath) -> list[str]:
     ]
 
 
-def refuse_splits_below(root: AnyPath, names: Sequence[str]) -> None:
+def refuse_splits_below(root: AnyPath, names: Sequence[str], source: str = "folder") -> None:
     """Refuse splits below classes, such as ``cat/train/…``; ``names`` are relative to ``root``."""
     found: dict[str, set[str]] = {}
     for name in names:
@@ -102,7 +109,7 @@ def refuse_splits_below(root: AnyPath, names: Sequence[str]) -> None:
         if "train" in roles and len(roles) > 1:
             raise IceprobeError(
                 f"folder {str(root)!r} has splits below {folder}/ ({some(sorted(inner))}), not on "
-                f"top: pass folder:{root / folder} if that is the data set, put the splits above "
+                f"top: pass {source}:{root / folder} if that is the data set, put the splits above "
                 "the classes, or pass flat=true to mix them"
             )
 
@@ -151,7 +158,9 @@ def _assumed(root: AnyPath, train: str, test: str, folders: Sequence[str]) -> tu
     return (f"{line}; {some(unread)} left unread" if unread else line,)
 
 
-def _refuse_what_looks_like_splits(root: AnyPath, folders: Sequence[str]) -> None:
+def _refuse_what_looks_like_splits(
+    root: AnyPath, folders: Sequence[str], source: str, what: str
+) -> None:
     """Folders named like splits may be classes only beside others, with images directly in them."""
     alike = [name for name in folders if _looks_like_a_split(name)]
     nested = [name for name in alike if folders_in(root / name)]
@@ -160,13 +169,13 @@ def _refuse_what_looks_like_splits(root: AnyPath, folders: Sequence[str]) -> Non
     shown = some(nested or alike)
     if not nested:
         raise IceprobeError(
-            f"folder {str(root)!r} looks like splits ({shown}) with images but no class folders in "
-            "them, so labels are missing: put the images of each class in a folder of its own, or "
+            f"folder {str(root)!r} looks like splits ({shown}) with {what} but no class folders in "
+            f"them, so labels are missing: put the {what} of each class in a folder of its own, or "
             "pass flat=true if these are the classes"
         )
     remedies = ["name two as train=FOLDER&test=FOLDER", "pass flat=true if these are the classes"]
     if train := [name for name in nested if role_of(name) == "train"]:
-        remedies.insert(0, f"add one, pass folder:{root / train[0]} to split it")
+        remedies.insert(0, f"add one, pass {source}:{root / train[0]} to split it")
         trouble = f"has {train[0]}/ but neither test/ nor val/ beside it ({some(folders)})"
     else:
         trouble = (

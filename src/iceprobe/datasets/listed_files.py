@@ -7,9 +7,10 @@ from pathlib import Path
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
-from iceprobe.datasets.walking import EXTENSIONS, AnyPath, unreadable
+from iceprobe.datasets.walking import EXTENSIONS, VIDEOS, AnyPath, unreadable
 from iceprobe.machine.object_storage import RemotePath, is_remote
 
+_EXAMPLES = {"image": EXTENSIONS, "video": VIDEOS}  # what every row needs, and its endings
 _LOOKED_AT = 2000  # folders in which a missing image is looked for
 
 
@@ -20,7 +21,7 @@ def file_names(
 
     Args:
         suffix: what each path lacks, ``".jpg"``.
-        what: ``"image"``, which every row needs, or ``"mask"``.
+        what: ``"image"`` or ``"video"``, which every row needs, or ``"mask"``.
 
     Raises:
         IceprobeError: naming the row of the first path that is empty, leads out of ``root``, is on
@@ -33,9 +34,9 @@ def file_names(
             given = plain(value)
             kind = "text" if isinstance(given, str) and given else kind_of(given)
             if kind in ("empty", "unknown"):
-                if what == "image":
+                if what in _EXAMPLES:
                     raise IceprobeError(
-                        f"{one.place(row)} has no image in column {column!r}: fill it in, or remove "
+                        f"{one.place(row)} has no {what} in column {column!r}: fill it in, or remove "
                         "the row"
                     )
                 found[split].append(None)
@@ -59,7 +60,7 @@ def _below(path: str, root: AnyPath, place: str, what: str) -> str:
     path = path.removeprefix(f"{whole.rstrip('/')}/")
     if ":/" in path and is_remote(path):
         raise IceprobeError(
-            f"{place}: {what} {shown(path)} is a URL: write paths below one place, and pass {what}s=URL "
+            f"{place}: {what} {shown(path)} is a URL: write paths below one place, and pass {_option(what)}=URL "
             "for it"
         )
     if os.path.isabs(path):
@@ -72,7 +73,7 @@ def _below(path: str, root: AnyPath, place: str, what: str) -> str:
     path = os.path.normpath(path)
     if path.split(os.sep)[0] == os.pardir:
         raise IceprobeError(
-            f"{place}: {what} {shown(path)} leads out of {str(root)!r}: pass {what}s=DIR, the folder "
+            f"{place}: {what} {shown(path)} leads out of {str(root)!r}: pass {_option(what)}=DIR, the folder "
             "that all of them are below"
         )
     return path
@@ -103,6 +104,11 @@ def _check_there(
     )
 
 
+def _option(what: str) -> str:
+    """The option that names the folder of such files."""
+    return "images" if what == "video" else f"{what}s"
+
+
 def _is_file(root: AnyPath, name: str) -> bool:
     try:
         return os.path.isfile(os.path.join(str(root), name))
@@ -112,16 +118,19 @@ def _is_file(root: AnyPath, name: str) -> bool:
 
 def _remedy(root: AnyPath, name: str, what: str) -> str:
     """What to pass, if the file is found under another name or folder."""
-    usual = f"pass {what}s=DIR, the folder that the paths are relative to, or remove the rows"
+    usual = (
+        f"pass {_option(what)}=DIR, the folder that the paths are relative to, or remove the rows"
+    )
     if isinstance(root, RemotePath):
         return usual
     if "\\" in name and _is_file(root, name.replace("\\", "/")):
         return "write / in place of \\ in the paths"
-    suffix = next((end for end in EXTENSIONS if _is_file(root, name + end)), None)
-    if suffix is not None and what == "image":
+    endings = _EXAMPLES.get(what, ())
+    suffix = next((end for end in endings if _is_file(root, name + end)), None)
+    if suffix is not None:
         return f"pass suffix={suffix}, which the paths lack"
     nearby = _nearby(root, name)
-    return usual if nearby is None else f"pass {what}s={nearby}, where it is"
+    return usual if nearby is None else f"pass {_option(what)}={nearby}, where it is"
 
 
 def _nearby(root: Path, name: str) -> str | None:

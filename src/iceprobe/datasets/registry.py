@@ -69,6 +69,16 @@ COLUMNS: Mapping[str, Callable[[str], Any]] = {
     "slice": str,
 }
 
+#: Options of every source of one folder a class.
+FOLDERS: Mapping[str, Callable[[str], Any]] = {
+    "split": str,
+    "train": str,
+    "test": str,
+    "flat": boolean,
+    "test_fraction": float,
+    "seed": int,
+}
+
 DATASETS: Registry[SourceEntry] = Registry(
     "data set source",
     {
@@ -80,14 +90,13 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "folder:/data/flat?test_fraction=0.3&seed=1",
                 "folder:/data/birds?train=train2017&test=val2017",
             ),
-            {
-                "split": str,
-                "train": str,
-                "test": str,
-                "flat": boolean,
-                "test_fraction": float,
-                "seed": int,
-            },
+            FOLDERS,
+        ),
+        "video": SourceEntry(
+            "iceprobe.datasets.videos:load_videos",
+            "videos in one folder a class, laid out as the images of folder: are",
+            ("video:/data/actions", "video:/data/flat?test_fraction=0.3"),
+            FOLDERS,
         ),
         "table": SourceEntry(
             "iceprobe.datasets.table:load_table",
@@ -97,9 +106,10 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "table:labels.csv?images=DIR&target=tags&separator=;&test=test.csv&group=patient",
                 "table:scans.parquet?target=age,weight&unit=years,kg&test_fraction=0.2&slice=site,sex",
                 "table:rooms.csv?image=file&depth=depth_file&depth_scale=0.001&unit=m",
+                "table:actions.csv?video=file&target=action&split=split",
             ),
             {
-                **dict.fromkeys(("image", "images", "suffix"), str),
+                **dict.fromkeys(("image", "video", "images", "suffix"), str),
                 **COLUMNS,
                 **dict.fromkeys(("delimiter", "split", "train", "test"), str),
                 **dict.fromkeys(("box", "mask", "masks", "depth", "depths"), str),
@@ -218,7 +228,7 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
-        spec: ``folder:DIR``, ``table:FILE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
+        spec: ``folder:DIR``, ``video:DIR``, ``table:FILE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
             ``python:package.module:function``, ``features:FILE``, ``bundled:NAME`` or a bare name of the catalogue with
             ``root=DIR``; with ``?key=value`` options. Or ``{"train": data, "test": data}`` with
             map-style data sets of torch or torchvision, whose items are ``(image, label)``. A data set
@@ -334,9 +344,9 @@ def _set_reading(dataset: "Dataset", options: dict[str, Any]) -> None:
     from iceprobe.datasets.pixels import Reading
 
     for split in dataset.splits.values() if options else ():
-        if split.reading is None:
+        if split.reading is None or split.kind != "image":
             raise IceprobeError(
                 f"option {next(iter(options))!r} of {dataset.spec!r} is for images in files, and "
-                "these are arrays: leave it out"
+                f"these are {'arrays' if split.kind == 'image' else f'{split.kind}s'}: leave it out"
             )
         split.reading = Reading(**options)

@@ -21,6 +21,7 @@ class TableOptions(AskedSplits):
 
     Attributes:
         image, images, suffix: the column of images, the folder of their paths, what these lack.
+        video: the column of videos, in place of images.
         delimiter: between cells of text.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
         depth, depths, depth_scale: the column of depth maps, which are the targets then, their folder, and
@@ -28,6 +29,7 @@ class TableOptions(AskedSplits):
     """
 
     image: str | None = None
+    video: str | None = None
     images: str | None = None
     suffix: str = ""
     delimiter: str | None = None
@@ -38,6 +40,23 @@ class TableOptions(AskedSplits):
     depth: str | None = None
     depths: str | None = None
     depth_scale: float | None = None
+
+    @property
+    def example(self) -> str:
+        """The option that names the column of examples."""
+        return "image" if self.video is None else "video"
+
+    def check_video(self, spec: str) -> None:
+        """Refuse options that don't go with ``video``.
+
+        Raises:
+            IceprobeError: naming the first of them.
+        """
+        for option in ("image", "mask", "depth", "box") if self.video is not None else ():
+            if (given := getattr(self, option)) is not None:
+                raise IceprobeError(
+                    f"option {option}={given} of {spec!r} beside video=: it is of images, drop it"
+                )
 
     def check_depth(self, spec: str) -> None:
         """Refuse options that don't go with ``depth``, or without it.
@@ -100,7 +119,7 @@ class TableColumns:
                 f"option box= names {len(box)} columns: give one with four numbers in a cell, or four"
             )
         taken = {*others, *split, *box}
-        image, target, assumed = named("image"), named("target", None), list[str]()
+        image, target, assumed = named(asked.example), named("target", None), list[str]()
         if not target and asked.depth is None:
             target = [_target_column(table, taken)]
             assumed.append(

@@ -15,6 +15,7 @@ from iceprobe.datasets.listed_files import file_names
 from iceprobe.datasets.table_columns import TableColumns, TableOptions, holds_bytes
 from iceprobe.datasets.table_files import TableFile
 from iceprobe.datasets.table_images import CellSplit, DepthFiles, DepthListedSplit, ListedSplit
+from iceprobe.datasets.videos import VideoListedSplit
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.machine.object_storage import located
 
@@ -58,6 +59,10 @@ class TableImages:
             raise IceprobeError(
                 f"column {use.image!r} holds bytes in one table only: write both alike"
             )
+        if any(in_cells) and asked.video is not None:
+            raise IceprobeError(
+                f"column {use.image!r} holds bytes: videos are read from files, write their paths"
+            )
         if any(in_cells) and (asked.images or asked.suffix or asked.mask or asked.depth):
             raise IceprobeError(
                 f"column {use.image!r} holds the images themselves: drop images=, suffix=, mask= and "
@@ -65,7 +70,7 @@ class TableImages:
             )
         names = {}
         if not any(in_cells):
-            names = file_names(rows, use.image, root, suffix=asked.suffix)
+            names = file_names(rows, use.image, root, suffix=asked.suffix, what=asked.example)
         masks = file_names(rows, asked.mask, mask_root, what="mask") if asked.mask else {}
         depths = file_names(rows, asked.depth, depth_root, what="depth") if asked.depth else {}
         return cls(
@@ -90,13 +95,13 @@ class TableImages:
                 where = f"{rows[split].place(row)} and {rows[before].place(first)}"
                 if before != split:
                     raise IceprobeError(
-                        f"{where}: image {shown(name)} is in {split} and in {before}: keep it in one"
+                        f"{where}: {self.asked.example} {shown(name)} is in {split} and in {before}: keep it in one"
                     )
                 for column in use.decided:
                     one, other = (plain(rows[split].values[column][i]) for i in (first, row))
                     if one != other:
                         raise IceprobeError(
-                            f"{where}: image {shown(name)} is there twice, with {shown(one)} and "
+                            f"{where}: {self.asked.example} {shown(name)} is there twice, with {shown(one)} and "
                             f"{shown(other)} in column {column!r}: keep one row an image (several tags "
                             "in one cell, a;b, with separator=;)"
                         )
@@ -128,6 +133,8 @@ class TableImages:
             found = [self.depths[source][row] for row in chosen]
             maps = DepthFiles(self.depth_root, found, self.asked.depth_scale or 1.0)
             return DepthListedSplit(name, self.root, names, maps=maps, **more)
+        if self.asked.video is not None:
+            return VideoListedSplit(name, self.root, names, **more)
         return ListedSplit(
             name, self.root, names, mask_root=self.mask_root, mask_names=masks, **more
         )

@@ -1,4 +1,4 @@
-"""The images below a folder, local or on object storage: none is left out silently.
+"""The images, or videos, below a folder, local or on object storage: none is left out silently.
 
 A folder that can't be read is an error. Other files are counted by their endings for a report. Hidden
 files and folders are ignored.
@@ -16,11 +16,16 @@ from iceprobe.machine.object_storage import RemotePath
 # torchvision.datasets.folder.IMG_EXTENSIONS
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+# Containers of video that FFmpeg reads, by the endings that data sets have. GIF is an image here.
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
+
 AnyPath = Path | RemotePath
 
 
-def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
-    """Paths of the images at any depth, sorted, and of the other files.
+def images_below(
+    folder: AnyPath, endings: tuple[str, ...] = EXTENSIONS
+) -> tuple[list[str], list[str]]:
+    """Paths of the images at any depth, or of files of other ``endings``, sorted, and of the rest.
 
     Links are followed, except to a folder that contains them.
 
@@ -30,7 +35,7 @@ def images_below(folder: AnyPath) -> tuple[list[str], list[str]]:
     images: list[str] = []
     others: list[str] = []
     for path in _files_below(folder):
-        (images if is_image(path.rsplit("/", 1)[-1]) else others).append(path)
+        (images if is_image(path.rsplit("/", 1)[-1], endings) else others).append(path)
     return sorted(images), others
 
 
@@ -61,8 +66,9 @@ def _entries(folder: AnyPath, folders: bool) -> list[str]:
         raise unreadable(error, folder) from error
 
 
-def is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
+def is_image(name: str, endings: tuple[str, ...] = EXTENSIONS) -> bool:
+    """Whether a file's name ends as an image's does, or in one of other ``endings``."""
+    return name.lower().endswith(endings) and not _is_hidden(name)
 
 
 def unreadable(error: OSError, folder: object) -> IceprobeError:
@@ -73,7 +79,9 @@ def unreadable(error: OSError, folder: object) -> IceprobeError:
     )
 
 
-def left_out(others: Sequence[str], images: int) -> str:
+def left_out(
+    others: Sequence[str], images: int, source: str = "folder", what: str = "images"
+) -> str:
     """``24 of 323 files are no images … (24 .gif, …; 'a/b.gif' first)``."""
     endings = Counter(os.path.splitext(path)[1].lower() or "without ending" for path in others)
     common = endings.most_common(4)
@@ -81,7 +89,7 @@ def left_out(others: Sequence[str], images: int) -> str:
     if (rest := len(others) - sum(count for _, count in common)) > 0:
         most.append(f"{rest} more")
     return (
-        f"{len(others)} of {len(others) + images} files are no images that folder: reads and are "
+        f"{len(others)} of {len(others) + images} files are no {what} that {source}: reads and are "
         f"left out ({', '.join(most)}; {min(others)!r} first)"
     )
 
