@@ -12,6 +12,7 @@ from iceprobe.backbones.options import (
     ImageOptions,
     LayerOptions,
     OutputOptions,
+    PartOptions,
     grouped,
     parsers,
 )
@@ -22,7 +23,8 @@ from iceprobe.core.specs import parse_spec, typed_options
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_every_option_has_one_place(name):
     entry = BACKBONES[name]
-    shared = [each.name for group in entry.groups.values() for each in fields(group)]
+    groups = {*entry.groups.values(), PartOptions}
+    shared = [each.name for group in groups for each in fields(group)]
     assert len({*shared, *entry.own}) == len(shared) + len(entry.own)
     assert set(entry.options) == {*shared, *entry.own, "paradigm"}
 

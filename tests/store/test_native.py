@@ -88,7 +88,8 @@ def test_probes_are_fitted_and_random_views_refused(tmp_path: Path) -> None:
     results = iceprobe.fit(store, ["knn", "linear", "ep4"], seeds=1, epochs=20, min_steps=1)
     assert all(one.top1.mean > 0.8 for one in results)
     with pytest.raises(
-        IceprobeError, match=r"random views are of images of one size, and .* of their own shape"
+        IceprobeError,
+        match=r"random views are of images of one size and of clips, and .* of their own shape",
     ):
         iceprobe.extract(iceprobe.load_backbone(Patches()), dataset(), tmp_path, views=2)
 

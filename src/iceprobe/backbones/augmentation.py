@@ -27,11 +27,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, plural
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.backbones.strengths import STRENGTHS, Strength
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
+from iceprobe.datasets.clips import Clip
 
 RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 TRIES = 10  # for a crop within the image, as in torchvision
@@ -63,9 +65,13 @@ def augmentation(preprocessing: ExamplePreprocessing, strength: str = "paper") -
     Raises:
         IceprobeError: for an unknown strength, and, when it is called, for examples without random views.
     """
-    if not isinstance(preprocessing, Preprocessing):
+    if not preprocessing.augmented:
         return partial(_none, plural(preprocessing.kind))
-    return partial(_normalised, preprocessing, random_view(preprocessing, strength))
+    frame: Preprocessing = preprocessing.frame
+    of_picture = partial(_normalised, frame, random_view(frame, strength))
+    if isinstance(preprocessing, ClipPreprocessing):
+        return partial(_of_clip, preprocessing, of_picture)
+    return of_picture
 
 
 def view_generator(index: int, view: int) -> torch.Generator:
@@ -76,6 +82,19 @@ def view_generator(index: int, view: int) -> torch.Generator:
 
 def _none(kinds: str, example: Any, generator: torch.Generator) -> Inputs:
     raise IceprobeError(f"such {kinds} have no random views: leave views and augmentation out")
+
+
+def _of_clip(
+    preprocessing: ClipPreprocessing,
+    of_picture: Augmentation,
+    clip: Clip,
+    generator: torch.Generator,
+) -> Inputs:
+    """The same random view of every frame."""
+    state = generator.get_state()
+    return preprocessing.views(
+        clip, lambda frame: of_picture(frame, torch.Generator().set_state(state))
+    )
 
 
 def _normalised(

@@ -23,6 +23,11 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.machine.products import FastLinear
 from iceprobe.tokens import HasTokenShape, JoinedShape, JoinedTokens, Tokens, TokenShape
 
+#: How a backbone of images reads other kinds.
+PART_BY_PART = {
+    "clip": "add frames=8 to the backbone, which then reads 8 frames of each one by one",
+}
+
 
 class Backbone(HasTokenShape, nn.Module):
     """A frozen encoder: always in eval mode and without gradients.
@@ -178,6 +183,29 @@ class Backbone(HasTokenShape, nn.Module):
         other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank())
         return other
 
+    def with_reader(
+        self,
+        reader: nn.Module,
+        preprocessing: ExamplePreprocessing,
+        settings: Mapping[str, Any],
+        assumed: Sequence[str] = (),
+    ) -> "Backbone":
+        """The same weights, read by another reader of other examples.
+
+        Args:
+            reader: around the same module, with as many layers.
+            preprocessing: of the examples.
+            settings: what else determines the tokens.
+            assumed: further lines.
+        """
+        other = copy.copy(self)
+        other._modules = {"reader": reader}
+        other.preprocessing = preprocessing
+        other._settings = {**self._settings, **settings}
+        other.assumed = (*self.assumed, *assumed)
+        other._shapes = tuple(tokens.shape for tokens in other._tokens_of_blank())
+        return other
+
     def _single(self, layer: int, shape: TokenShape) -> "Backbone":
         assert isinstance(self.reader, LayerReader)
         spec = parse_spec(self.spec)
@@ -215,11 +243,12 @@ class Backbone(HasTokenShape, nn.Module):
         Raises:
             IceprobeError: naming both kinds.
         """
-        read, held = plural(self.preprocessing.kind), plural(dataset.kind)
+        read, held = self.preprocessing.kind, dataset.kind
         if read != held:
+            remedy = PART_BY_PART.get(held) if read == "image" else None
             raise IceprobeError(
-                f"backbone {self.spec!r} reads {read}, and {dataset.spec} holds {held}: take a backbone of "
-                f"{held}, or data of {read}"
+                f"backbone {self.spec!r} reads {plural(read)}, and {dataset.spec} holds {plural(held)}: "
+                + (remedy or f"take a backbone of {plural(held)}, or data of {plural(read)}")
             )
 
     def of_images(self, what: str) -> Preprocessing:

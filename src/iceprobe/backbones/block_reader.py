@@ -36,6 +36,7 @@ class BlockPaths:
         inputs: images → keyword arguments of the model; ``None``: it takes the images.
         vectors: the model's output → ``Tokens.vectors`` of the last layer; ``None``: no vectors.
         pooled_class: whether the model was trained on the output of a learned pooler.
+        grid: of the patches of these inputs, where they aren't those of a square image.
     """
 
     blocks: Sequence[nn.Module]
@@ -47,6 +48,7 @@ class BlockPaths:
     inputs: Callable[[Any], dict[str, Any]] | None = None
     vectors: Callable[[Any], dict[str, Tensor]] | None = None
     pooled_class: bool = False
+    grid: Callable[[Any], tuple[int, ...] | None] | None = None
 
 
 class BlockReader(LayerReader):
@@ -62,7 +64,7 @@ class BlockReader(LayerReader):
         self.pooled_class = self.pooled_class or paths.pooled_class
 
     def forward_layers(self, images: Any) -> list[Tokens]:
-        """Tokens of images ``(B, C, H, W)``, or of a `Ragged` of patches, one for each of ``layers``.
+        """Tokens of images ``(B, C, H, W)``, or of what ``inputs`` takes, one for each of ``layers``.
 
         Raises:
             IceprobeError: if the patches of a sequence make no grid of the images' shape.
@@ -81,7 +83,8 @@ class BlockReader(LayerReader):
         return [self._tokens(layer, found[layer], output, images) for layer in self.layers]
 
     def _tokens(self, layer: int, features: Tensor, output: Any, images: Inputs) -> Tokens:
-        paths, grid = self.paths, None
+        paths = self.paths
+        grid = None if paths.grid is None else paths.grid(images)
         last = layer == len(paths.blocks) - 1
         if features.ndim == 4:
             cells = tokens_of_map(features)

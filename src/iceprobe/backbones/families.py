@@ -66,6 +66,7 @@ class Family:
 _CLASS = "patches; class token"
 _REGISTERS = "patches; class token, registers after it"
 _PATCHES = "patches; no class token"
+_TUBES = "patches of space and time; no class token"
 _CELLS = "cells of the last map; no class token"
 _POOLED = "patches; vector pooled, no class token"
 _PROJECTED = "patches; class token, vector class_projected"
@@ -140,6 +141,17 @@ FAMILIES = (
     ),
     Family(
         "CLIP", r"clip|tips", LANGUAGE, _PROJECTED, "MIT", "open_clip:ViT-B-16?pretrained=openai"
+    ),
+    Family(
+        "VideoMAE", r"^videomae", MASKED, _TUBES, "CC-BY-NC-4.0", "transformers:MCG-NJU/videomae-base"
+    ),
+    Family(
+        "V-JEPA 2", r"^vjepa2", JOINT, _TUBES, "MIT", "transformers:facebook/vjepa2-vitl-fpc64-256"
+    ),
+    Family(
+        "TimeSformer, ViViT", r"^(timesformer|vivit)", SUPERVISED,
+        "patches of every frame; class token", "CC-BY-NC-4.0, MIT",
+        "transformers:facebook/timesformer-base-finetuned-k400",
     ),
     Family("EVA02", r"^eva(02)?_", MASKED, _CLASS, "MIT", "timm:eva02_base_patch14_224.mim_in22k"),
     Family(

@@ -175,7 +175,10 @@ class Kind(Entry):
 
 
 #: What a data set holds and a backbone reads.
-KINDS: dict[str, Kind] = {"image": Kind("iceprobe.backbones.native:image_preprocessing", "images")}
+KINDS: dict[str, Kind] = {
+    "image": Kind("iceprobe.backbones.native:image_preprocessing", "images"),
+    "clip": Kind("iceprobe.backbones.clip_preprocessing:ClipPreprocessing", "clips"),
+}
 
 
 def plural(kind: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from iceprobe.backbones.layers import Layers, parse_layers
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import boolean
+from iceprobe.core.specs import boolean, one_of
 
 Parser = Callable[[str], Any]
 
@@ -139,6 +139,31 @@ class AnyShapeOptions(ImageOptions):
                 f"max_tokens={self.max_tokens} is of images of their own shape: add image_size={NATIVE}"
             )
         return bool(self.image_size == NATIVE)
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """How examples of several images or frames are read.
+
+    Attributes:
+        reads: ``"clips"`` or ``"bags"``: what a backbone of images reads, one image after the other;
+            ``frames`` alone means clips.
+        frames, stride, fps, clips: as of :class:`iceprobe.backbones.clip_preprocessing.ClipPreprocessing`.
+        each: what is kept of each image, or of each of several clips: its ``"patches"``, or the ``"pooled"``
+            vector; by default the vector of bags and the patches of clips.
+    """
+
+    reads: Annotated[str | None, one_of("clips", "bags")] = None
+    frames: Annotated[int | None, int] = None
+    stride: Annotated[int | None, int] = None
+    fps: Annotated[float | None, float] = None
+    clips: Annotated[int | None, int] = None
+    each: Annotated[str | None, one_of("patches", "pooled")] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that aren't ``None``."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ def read_processor(
         IceprobeError: if no formula gives its pixels, or its images have no fixed square size, and
             ``given`` doesn't replace them.
     """
-    run = _Run(processor, channels, patches)
-    fields: dict[str, Any] = {"channels": channels, "interpolation": _interpolation(run, spec)}
+    run = Run(processor, channels, patches)
+    fields: dict[str, Any] = {"channels": channels, "interpolation": interpolation_of(run, spec)}
     assumed: list[str] = []
-    formula, why = _formula(run)
+    formula, why = formula_of(run)
     if formula is not None:
         fields |= formula
     elif {"mean", "std", "image_size"} <= given.keys():
@@ -90,13 +90,13 @@ class _NoPicture(IceprobeError):
     """The processor returns no picture for any image size."""
 
 
-class _Run:
+class Run:
     """A processor, run on pictures of noise and of plain colours."""
 
     def __init__(self, processor: Any, channels: int, patches: bool):
         self.processor, self.channels, self.patches = processor, channels, patches
         self.name = type(processor).__name__.removesuffix("Fast").removesuffix("Pil")
-        stated = [_numbers(processor, name) for name in ("size", "crop_size", "pad_size")]
+        stated = [numbers_of(processor, name) for name in ("size", "crop_size", "pad_size")]
         self.too_large = any(
             value > LARGEST for numbers in stated for key, value in numbers.items()
             if key in ("height", "width", "shortest_edge", "max_height", "max_width")
@@ -148,7 +148,7 @@ class _Run:
         return (first.shape[1], first.shape[2]) if first.shape == second.shape else None
 
 
-def _numbers(processor: Any, name: str) -> dict[str, float]:
+def numbers_of(processor: Any, name: str) -> dict[str, float]:
     """``size``, ``crop_size`` or ``pad_size`` as a dictionary, in any version of the library."""
     value = getattr(processor, name, None)
     if isinstance(value, int):
@@ -160,7 +160,7 @@ def _numbers(processor: Any, name: str) -> dict[str, float]:
     return {key: number for key, number in pairs if isinstance(number, int | float)}
 
 
-def _formula(run: _Run) -> tuple[dict[str, Any] | None, str]:
+def formula_of(run: Run) -> tuple[dict[str, Any] | None, str]:
     """The formula that gives the processor's pixels, or ``None`` and why there is none."""
     why = ""
     # Some can't keep the size of an image: they get an image of their own output size.
@@ -228,7 +228,7 @@ def _each(value: Any, channels: int) -> tuple[float, ...]:
         return ()
 
 
-def _interpolation(run: _Run, spec: str) -> str:
+def interpolation_of(run: Run, spec: str) -> str:
     resample = getattr(run.processor, "resample", None)
     if resample is None:
         return "bilinear"  # the library's default
@@ -243,7 +243,7 @@ def _interpolation(run: _Run, spec: str) -> str:
         ) from error
 
 
-def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
+def _side(run: Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
     """Pixels a side of the processor's output for a square image, and what was assumed."""
     if run.output_size is None:
         what = f"of more than {LARGEST} pixels a side" if run.too_large else "of varying size"
@@ -258,7 +258,7 @@ def _side(run: _Run, made_for: int | None, spec: str) -> tuple[int, list[str]]:
     return height, []
 
 
-def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
+def _own_crop(run: Run, formula: dict[str, Any]) -> str:
     """A clause that states how the processor makes an image square, if not by a centre crop.
 
     It is run on three colours side by side. The corners of a centre crop have the middle colour.
@@ -282,7 +282,7 @@ def _own_crop(run: _Run, formula: dict[str, Any]) -> str:
     if torch.allclose(corners, torch.stack([centre] * 4), atol=near, rtol=0):
         return ""
     if torch.allclose(corners, torch.stack([left, right] * 2), atol=near, rtol=0):
-        resized = int(_numbers(run.processor, "size").get("height", side))
+        resized = int(numbers_of(run.processor, "size").get("height", side))
         kept = crop_share(side, max(resized, side))
         return f"squashes images to a square: resize=squash&crop_pct={kept} does so"
     return f"pads images to {side} x {side}, which iceprobe has no option for"

@@ -14,6 +14,7 @@ from iceprobe.backbones.options import (
     LayerOptions,
     OutputOptions,
     Parser,
+    PartOptions,
     TokenOptions,
     grouped,
     parse_shape,
@@ -49,7 +50,8 @@ class SourceEntry(Entry):
 
     Attributes:
         examples: spec strings to copy from.
-        groups: options shared with other sources, by the keyword of the loader that takes them.
+        groups: options shared with other sources, by the keyword of the loader that takes them. Those of
+            `PartOptions` are every source's, and a loader takes them if it loads models of clips.
         own: further options, each a keyword of the loader, and their parsers.
         foreign: whether loading always runs code from outside the known libraries.
     """
@@ -62,7 +64,8 @@ class SourceEntry(Entry):
     @property
     def options(self) -> dict[str, Parser]:
         """Every key of the source, and the parser of its text."""
-        return {**parsers(self.groups.values()), "paradigm": _paradigm, **self.own}
+        groups = [*self.groups.values(), PartOptions]
+        return {**parsers(groups), "paradigm": _paradigm, **self.own}
 
     def runs_code(self, spec: Spec) -> bool:
         """Whether loading runs code that comes with the model."""
@@ -91,8 +94,9 @@ BACKBONES: Registry[SourceEntry] = Registry(
                 "transformers:facebook/dinov2-with-registers-base",
                 "transformers:google/siglip-base-patch16-224?layer=all",
                 "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
+                "transformers:facebook/vjepa2-vitl-fpc64-256?frames=16&stride=4",
             ),
-            {"tokens": OutputOptions, **OF_ANY_SHAPE},
+            {"tokens": OutputOptions, **OF_ANY_SHAPE, "parts": PartOptions},
             {"trust": boolean},
         ),
         "open_clip": SourceEntry(
@@ -165,6 +169,13 @@ def _code(spec: Spec) -> tuple[str, ...]:
     return (spec.kind or "", spec.name, place_of(spec.name), *given)
 
 
+def _parts(values: Mapping[str, Any]) -> tuple[PartOptions, dict[str, Any]]:
+    """The options of examples of several parts, and the others."""
+    names = parsers([PartOptions])
+    asked = PartOptions(**{name: value for name, value in values.items() if name in names})
+    return asked, {name: value for name, value in values.items() if name not in names}
+
+
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     """Load a frozen backbone by its spec string, or wrap a module.
 
@@ -188,7 +199,9 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             (``patch_embed``: resample it if a checkpoint has another patch size), ``paradigm``
             (how it was pre-trained, if neither its name nor its file shows it), ``pretrained``
             (``False``: timm's random initialisation, seeded; a tag for open_clip), ``entry`` and
-            ``weights`` (of a torch.hub repository), ``trust`` (whether a model's code may run).
+            ``weights`` (of a torch.hub repository), ``trust`` (whether a model's code may run);
+            ``frames``, ``stride``, ``fps``, ``clips``, ``each`` and ``reads``, by which any backbone reads
+            videos, or bags of images (docs/clips.md).
 
     Raises:
         IceprobeError: for an unknown source, name or option, for weights that aren't available or
@@ -204,6 +217,7 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
                 except ValueError as error:
                     raise IceprobeError(f"{key}={options[key]!r}: {error}") from error
         paradigm = options.pop("paradigm", None)
+        asked, options = _parts(options)
         loaded = wrap_module(backbone, **grouped(OF_MODULES, options))
     else:
         from iceprobe.machine.torch_state import own_state
@@ -221,11 +235,17 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         parsed = with_options(parsed, options)
         values = typed_options(parsed, entry.options)
         paradigm = values.pop("paradigm", None)
+        asked, rest = _parts(values)
         load = entry.load()
         with own_state():
-            loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, values))
+            given = values if "parts" in entry.groups else rest
+            loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, given))
         if entry.runs_code(parsed):
             _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm
+    if asked.given and loaded.preprocessing.kind == "image":
+        from iceprobe.backbones.parts import of_parts
+
+        loaded = of_parts(loaded, asked)
     log_assumptions(loaded.assumed)
     return loaded

@@ -1,5 +1,6 @@
 """Vision models of transformers: the class to load for a model type, and where its tokens are."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from iceprobe.backbones.block_reader import BlockPaths, first_tensor
 from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.backbones.native_readers import grids_of
 from iceprobe.backbones.readers import square_grid
+from iceprobe.core.errors import IceprobeError
 
 
 def _pooled(output: Any) -> dict[str, Tensor]:
@@ -68,6 +70,71 @@ def _before_downsampling(model: Any, output: Any, position: int) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def _as_video(model: Any, clips: Tensor) -> dict[str, Any]:
+    """V-JEPA 2 takes clips by another name; its predictor isn't read."""
+    return {"pixel_values_videos": clips, "skip_predictor": True}
+
+
+def _time_first(model: Any, output: Any, position: int) -> Tensor:
+    """TimeSformer's patches come place by place, all frames of one after the other: frame by frame here."""
+    tokens = first_tensor(output, position)
+    places = (model.config.image_size // model.config.patch_size) ** 2
+    patches = tokens[:, 1:].unflatten(1, (places, -1)).transpose(1, 2).flatten(1, 2)
+    return torch.cat([tokens[:, :1], patches], 1)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How a model of videos takes its clips ``(B, T, C, S, S)``.
+
+    Attributes:
+        frames, side: names in its configuration: of T and of S.
+        tube: frames of one token, by the model's configuration.
+        fixed: whether it takes T of its configuration only.
+    """
+
+    frames: str = "num_frames"
+    side: str = "image_size"
+    tube: Callable[[Any], int] = lambda config: 1
+    fixed: bool = False
+
+    def check(self, config: Any, frames: int, side: int, spec: str) -> None:
+        """Refuse clips that the model would read wrongly, or not at all.
+
+        Raises:
+            IceprobeError: with what it takes.
+        """
+        made_for, tube, own = getattr(config, self.frames), self.tube(config), self.own_side(config)
+        if getattr(config, "attention_type", None) == "space_only":
+            raise IceprobeError(
+                f"{spec}: its attention is within each frame (space_only): take the model of images that it "
+                "is, with frames="
+            )
+        if frames % tube or frames < 1 or (self.fixed and frames != made_for):
+            takes = f"{made_for} frames" if self.fixed else f"a multiple of {tube} frames"
+            raise IceprobeError(
+                f"{spec}: frames={frames}: its model takes {takes}: take frames={made_for}, or several clips "
+                "of a video with clips="
+            )
+        if side != own:
+            raise IceprobeError(
+                f"{spec}: its clips are of {own} x {own} pixels, and image_size={side}: its positions are of "
+                f"that size, take image_size={own}"
+            )
+
+    def own_side(self, config: Any) -> int:
+        """S of the configuration."""
+        side = getattr(config, self.side)
+        return int(side[0] if isinstance(side, list | tuple) else side)
+
+    def grid(self, config: Any, clips: Tensor) -> tuple[int, int, int]:
+        """``(T, H, W)`` of the tokens of a batch of clips."""
+        patch = getattr(config, "patch_size", None) or config.tubelet_size[1]
+        patch = patch[0] if isinstance(patch, list | tuple) else patch
+        rows, columns = (size // patch for size in clips.shape[-2:])
+        return clips.shape[1] // self.tube(config), rows, columns
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Where the tokens of a model type are.
@@ -83,6 +150,7 @@ class Architecture:
         features: model, a block's output and its position → its tokens.
         each: path from a block to the list whose last module is read.
         masks: whether ``inputs`` takes a `Ragged` of patches of images of several shapes.
+        clips: how it takes clips; ``None`` for a model of images.
     """
 
     blocks: tuple[str, ...]
@@ -97,17 +165,18 @@ class Architecture:
     each: str = ""
     pooled_class: bool = False
     masks: bool = False
+    clips: Clips | None = None
 
     def paths(self, model: Any) -> BlockPaths:
         """Raises AttributeError if this version of the library has other names."""
-        inputs, features = self.inputs, self.features
+        inputs, features, clips = self.inputs, self.features, self.clips
         registers = model.config.num_register_tokens if self.registers else 0
         return BlockPaths(
             blocks=[
                 block.get_submodule(self.each)[-1] if self.each else block
                 for block in _first(model, self.blocks)
             ],
-            norm=_first(model, self.norm) if self.norm else None,
+            norm=_norm(model, self.norm) if self.norm else None,
             num_prefix=self.prefix + registers,
             has_class=self.prefix > 0,
             stages=self.stages,
@@ -118,6 +187,7 @@ class Architecture:
             },
             vectors=self.vectors,
             pooled_class=self.pooled_class,
+            grid=None if clips is None else lambda batch: clips.grid(model.config, batch),
         )
 
 
@@ -149,6 +219,28 @@ _SWIN = replace(
     features=_before_downsampling,
     each="blocks",
 )
+# Of videos. A model that was made for the mean of its tokens has no final norm (`use_mean_pooling`).
+_VIDEOMAE = Architecture(
+    ("encoder.layer",),
+    ("layernorm",),
+    prefix=0,
+    clips=Clips(tube=lambda config: int(config.tubelet_size), fixed=True),
+)
+_VJEPA2 = Architecture(
+    ("encoder.layer",),
+    ("encoder.layernorm",),
+    prefix=0,
+    inputs=_as_video,
+    clips=Clips("frames_per_clip", "crop_size", lambda config: int(config.tubelet_size)),
+)
+_TIMESFORMER = Architecture(
+    ("encoder.layer",), ("layernorm",), features=_time_first, clips=Clips(fixed=True)
+)
+_VIVIT = Architecture(
+    ("encoder.layer", "layers"),
+    ("layernorm",),
+    clips=Clips(tube=lambda config: int(config.tubelet_size[0]), fixed=True),
+)
 # Model type → where its tokens are. Image-text models have two types: the whole and the tower.
 ARCHITECTURES = {
     "vit": _PLAIN,
@@ -179,7 +271,21 @@ ARCHITECTURES = {
     "regnet": _CNN,
     "convnext": _CNN,
     "convnextv2": _CNN,
+    "videomae": _VIDEOMAE,
+    "vjepa2": _VJEPA2,
+    "timesformer": _TIMESFORMER,
+    "vivit": _VIVIT,
 }
+
+
+def _norm(model: Any, paths: Sequence[str]) -> Any:
+    """The final norm, ``None`` for a model that was built without."""
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        with contextlib.suppress(AttributeError):
+            if getattr(model.get_submodule(parent), name) is None:
+                return None
+    return _first(model, paths)
 
 
 def _first(model: Any, paths: Sequence[str]) -> Any:

@@ -17,17 +17,32 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
+from iceprobe.backbones.clip_preprocessing import LIBRARY, ClipPreprocessing
 from iceprobe.backbones.extras import model_folder, quiet, require
 from iceprobe.backbones.families import family_of
+from iceprobe.backbones.kinds import ExamplePreprocessing
 from iceprobe.backbones.native import NativePreprocessing, native_transform
 from iceprobe.backbones.native_readers import native_reader
-from iceprobe.backbones.options import NATIVE, AnyShapeOptions, CheckpointOptions, OutputOptions
-from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing, check_image_size
+from iceprobe.backbones.options import (
+    NATIVE,
+    AnyShapeOptions,
+    CheckpointOptions,
+    OutputOptions,
+    PartOptions,
+)
+from iceprobe.backbones.parts import Joining, over_parts, spread
+from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
 from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, has_pooler
 from iceprobe.backbones.timm_models import timm_reading
-from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture, patchified
+from iceprobe.backbones.transformers_architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Clips,
+    patchified,
+)
+from iceprobe.backbones.video_processors import read_clip_processor, video_processor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.foreign import explained, one_line
 
@@ -41,12 +56,14 @@ def load_transformers(
     tokens: OutputOptions,
     images: AnyShapeOptions,
     saved: CheckpointOptions,
+    parts: PartOptions = PartOptions(),
     trust: bool = False,
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
 
     Size, statistics and interpolation come from the folder's ``preprocessor_config.json``
-    (:mod:`iceprobe.backbones.processors`). ``num_prefix`` and ``has_class`` are for model types
+    (:mod:`iceprobe.backbones.processors`), for clips from its video processor
+    (:mod:`iceprobe.backbones.video_processors`). ``num_prefix`` and ``has_class`` are for model types
     that iceprobe doesn't know.
 
     Raises:
@@ -66,8 +83,22 @@ def load_transformers(
     family = family_of(config.model_type, Path(folder).name)
     norm = family.norm if tokens.norm is None else tokens.norm
     reader: nn.Module
-    preprocessing: ImagePreprocessing
-    if config.model_type == "timm_wrapper":
+    preprocessing: ExamplePreprocessing
+    each: dict[str, Any] = {}
+    if architecture is not None and architecture.clips is not None:
+        with quiet(transformers.utils.logging):
+            preprocessing, crop = _clip_preprocessing(
+                transformers, folder, spec, images, model.config, architecture.clips, parts
+            )
+        _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
+        paths = _block_paths(architecture, model, spec)
+        if tokens.norm is None and paths.norm is None:
+            norm = True  # a model that was built without
+        reader = BlockReader(model, paths, tokens.layers, norm)
+        if parts.clips is not None or parts.each is not None:
+            each = {"each": parts.each or "patches"}
+            reader = over_parts(reader, Joining(each["each"], preprocessing.clips, clips=True))
+    elif config.model_type == "timm_wrapper":
         model = model.timm_model
         reader, preprocessing, crop = timm_reading(model, tokens.layers, norm, images, spec)
     else:
@@ -115,6 +146,7 @@ def load_transformers(
             "architecture": f"transformers {type(model).__name__}",
             "config": _settings(config),
             "norm": norm,
+            **each,
             **({} if architecture else {"code": code_of(model)}),
         },
         assumed=[*assumed, *crop],
@@ -130,6 +162,40 @@ class _LastHiddenState(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(pixel_values=images).last_hidden_state
+
+
+def _clip_preprocessing(
+    transformers: Any,
+    folder: str,
+    spec: str,
+    images: AnyShapeOptions,
+    config: Any,
+    clips: Clips,
+    parts: PartOptions,
+) -> tuple[ClipPreprocessing, list[str]]:
+    """How a model of videos reads its clips, and what was assumed."""
+    if parts.reads == "bags":
+        raise IceprobeError(f"{spec} reads clips, and reads=bags is of models of images: drop it")
+    if images.native:
+        raise IceprobeError(
+            f"{spec}: image_size={NATIVE} is for models of images, and this one reads clips of one size: drop it"
+        )
+    given = images.given
+    channels = int(getattr(config, "num_channels", getattr(config, "in_chans", 3)))
+    try:
+        processor = video_processor(transformers, folder)
+    except Exception as error:  # noqa: BLE001 (the library raises anything for a wrong field)
+        stated, lines = _without_processor(spec, given, error, "videos")
+        picture, library = Preprocessing(**{"crop_pct": 1.0, **stated, **given}), LIBRARY[0]
+    else:
+        picture, library, lines = read_clip_processor(
+            processor, given, spec, channels=channels, made_for=clips.own_side(config)
+        )
+    frames = getattr(config, clips.frames) if parts.frames is None else parts.frames
+    clips.check(config, frames, picture.image_size, spec)
+    count = 1 if parts.clips is None else parts.clips
+    made = ClipPreprocessing(picture, frames, parts.stride, parts.fps, count, library)
+    return made, [*lines, *spread(spec, made)]
 
 
 _FETCH = (
@@ -210,16 +276,8 @@ def _stated_preprocessing(
     channels = getattr(config, "num_channels", 3)
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # the library raises anything for a wrong field
-        if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
-            raise IceprobeError(
-                f"{spec}: no preprocessor_config.json says how its images are prepared "
-                f"({one_line(error, 120)}): pass {', '.join(missing)}"
-            ) from error
-        assumed = [] if "interpolation" in given else [
-            f"{spec}: interpolation=bicubic, nothing says how its images are resized"
-        ]  # fmt: skip
-        return {"channels": len(given["mean"])}, assumed
+    except Exception as error:  # noqa: BLE001 (the library raises anything for a wrong field)
+        return _without_processor(spec, given, error, "images")
     side = getattr(config, "image_size", None)
     if isinstance(side, list | tuple):
         side = side[0] if len(set(side)) == 1 else None
@@ -241,6 +299,21 @@ def _most_tokens(config: Any, patch: int | None) -> int:
         return stated
     sides = side if isinstance(side, list | tuple) else (side, side)
     return math.prod(int(one or 0) // (patch or 1) for one in sides)
+
+
+def _without_processor(
+    spec: str, given: dict[str, Any], error: Exception, what: str
+) -> tuple[dict[str, Any], list[str]]:
+    """What ``given`` lacks of a folder that doesn't say how its images, or videos, are prepared."""
+    if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
+        raise IceprobeError(
+            f"{spec}: no preprocessor_config.json says how its {what} are prepared "
+            f"({one_line(error, 120)}): pass {', '.join(missing)}"
+        ) from error
+    assumed = [] if "interpolation" in given else [
+        f"{spec}: interpolation=bicubic, nothing says how its {what} are resized"
+    ]  # fmt: skip
+    return {"channels": len(given["mean"])}, assumed
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.core.assumptions import log_assumptions
-from iceprobe.datasets import pixels
+from iceprobe.datasets import clips, pixels
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
@@ -23,6 +23,15 @@ _LINES = {
     pixels.BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
     pixels.EIGHT_BIT_DEPTH: "with depth maps of 8 bits, which tell 255 numbers apart at most",
     "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
+}
+_CLIP_LINES = {
+    clips.TURNED: "turned upright as their files say",
+    clips.UNEVEN: "with frames at uneven times: frames are counted (fps= reads by their times)",
+    clips.SHORT: "of which frames are read again: they have fewer, or fewer a second, than are read",
+}
+_NAMED = {
+    **{kind: f"images {line}" for kind, line in _LINES.items()},
+    **{kind: f"clips {line}" for kind, line in _CLIP_LINES.items()},
 }
 _OPTION = {
     pixels.TURNED: "orientation",
@@ -62,8 +71,8 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
         counts.update(shard.read or {})
     said, total = manifest.dataset.reading, sum(shard.images for shard in shards)
     lines = [
-        f"{counts[kind]:,} of {total:,} images {line}"
-        for kind, line in _LINES.items()
+        f"{counts[kind]:,} of {total:,} {line}"
+        for kind, line in _NAMED.items()
         if counts[kind] and _OPTION.get(kind) not in said
     ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
@@ -88,7 +97,7 @@ class FirstSeen:
     def note(self, image: Any) -> None:
         """Note an image, or another example, of the data set; threads may call this."""
         found, record = pixels.seen(image), self._record
-        lines = {kind: f"images {_LINES[kind]}" for kind in found.done if kind in _LINES}
+        lines = {kind: _NAMED[kind] for kind in found.done if kind in _NAMED}
         if found.largest is not None:
             lines[pixels.DEEP] = (
                 f"images of 16 bits, in which {pixels.FULL:,} is white (scale= says otherwise)"

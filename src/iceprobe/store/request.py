@@ -146,7 +146,7 @@ def describe(
         read = plural(backbone.preprocessing.kind)
         own = " of their own shape" * (backbone.preprocessing.kind == "image")
         raise IceprobeError(
-            f"augmentation={settings.augmentation}: random views are of images{' of one size' if own else ''}, and "
+            f"augmentation={settings.augmentation}: random views are of images of one size and of clips, and "
             f"backbone {backbone.spec!r} reads {read}{own}: leave it out"
         )
     record = BackboneRecord.of(backbone)
