@@ -25,6 +25,7 @@ from iceprobe.tokens import HasTokenShape, JoinedShape, JoinedTokens, Tokens, To
 
 #: How a backbone of images reads other kinds.
 PART_BY_PART = {
+    "bag": "add reads=bags to the backbone, which then reads the images of each one by one",
     "clip": "add frames=8 to the backbone, which then reads 8 frames of each one by one",
 }
 

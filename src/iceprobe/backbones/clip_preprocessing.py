@@ -61,10 +61,7 @@ class ClipPreprocessing(ExamplePreprocessing):
 
     def __post_init__(self) -> None:
         if isinstance(self.picture, Mapping):
-            found = Preprocessing.from_dict(self.picture)
-            if not isinstance(found, Preprocessing):
-                raise ValueError("frames are images")
-            object.__setattr__(self, "picture", found)
+            object.__setattr__(self, "picture", Preprocessing(**self.picture))
         for name in ("frames", "stride", "clips", "fps"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise IceprobeError(f"{name}={value}: take a number above 0")

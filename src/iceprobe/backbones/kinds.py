@@ -177,6 +177,7 @@ class Kind(Entry):
 #: What a data set holds and a backbone reads.
 KINDS: dict[str, Kind] = {
     "image": Kind("iceprobe.backbones.native:image_preprocessing", "images"),
+    "bag": Kind("iceprobe.backbones.bag_preprocessing:BagPreprocessing", "bags of images"),
     "clip": Kind("iceprobe.backbones.clip_preprocessing:ClipPreprocessing", "clips"),
 }
 

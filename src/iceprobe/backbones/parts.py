@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from iceprobe.backbones.bag_preprocessing import BagPreprocessing
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.backbones.kinds import Inputs, Ragged
@@ -149,17 +150,19 @@ def over_parts(reader: nn.Module, joining: Joining) -> nn.Module:
 
 
 def of_parts(backbone: Backbone, asked: PartOptions) -> Backbone:
-    """A backbone of images that reads clips frame by frame.
+    """A backbone of images that reads clips frame by frame, or bags image by image.
 
     Raises:
         IceprobeError: if the options don't say how many frames, or exclude each other.
     """
     spec = backbone.spec
+    if asked.reads == "bags":
+        return _of_bags(backbone, asked)
     if asked.frames is None:
         name, value = next(iter(asked.given.items()))
         raise IceprobeError(
             f"{spec}: {name}={value} is of examples of several images: say how many frames of a video are "
-            "read, frames=8"
+            "read, frames=8, or that these are bags, reads=bags"
         )
     preprocessing = ClipPreprocessing(
         backbone.of_images("reading frame by frame"),
@@ -176,6 +179,23 @@ def of_parts(backbone: Backbone, asked: PartOptions) -> Backbone:
         {"each": each},
         spread(spec, preprocessing),
     )
+
+
+def _of_bags(backbone: Backbone, asked: PartOptions) -> Backbone:
+    for name in ("frames", "stride", "fps", "clips"):
+        if (value := getattr(asked, name)) is not None:
+            raise IceprobeError(
+                f"{backbone.spec}: {name}={value} is of clips and reads=bags of bags: keep one"
+            )
+    each = asked.each or "pooled"
+    joining = Joining(each, None, pooled_class=backbone.pooled_class)
+    preprocessing = BagPreprocessing(backbone.of_images("reading image by image"))
+    lines = [] if asked.each else [
+        f"{backbone.spec}: one vector of each image of a bag is a token, the one that linear probes read "
+        "(each=patches takes all of its tokens)"
+    ]  # fmt: skip
+    reader = over_parts(backbone.reader, joining)
+    return backbone.with_reader(reader, preprocessing, {"each": each}, lines)
 
 
 def spread(spec: str, preprocessing: ClipPreprocessing) -> list[str]:

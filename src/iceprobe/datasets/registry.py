@@ -119,6 +119,21 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "seed": int,
             },
         ),
+        "bags": SourceEntry(
+            "iceprobe.datasets.table:load_bags",
+            "bags of images: rows of a table are images, one of its columns says whose",
+            (
+                "bags:tiles.csv?example=slide&image=tile&target=grade&split=split",
+                "bags:tiles.parquet?example=study&target=finding&group=patient&test_fraction=0.2",
+            ),
+            {
+                **dict.fromkeys(("example", "image", "images", "suffix"), str),
+                **COLUMNS,
+                **dict.fromkeys(("delimiter", "split", "train", "test"), str),
+                "test_fraction": float,
+                "seed": int,
+            },
+        ),
         "webdataset": SourceEntry(
             "iceprobe.datasets.webdataset:load_webdataset",
             "samples in tar files, read by index; labels are text, numbers or a field of JSON",
@@ -176,13 +191,14 @@ DATASETS: Registry[SourceEntry] = Registry(
         ),
         "bundled": SourceEntry(
             "iceprobe.datasets.bundled_images:load_bundled",
-            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers, a number a pixel)",
+            "real images that ship with iceprobe (Fashion-MNIST: classes, tags, numbers, a number a pixel, clips)",
             (
                 "bundled:fashion",
                 "bundled:fashion-clutter",
                 "bundled:fashion-scenes",
                 "bundled:fashion-scenes?target=count,area",
                 "bundled:fashion-scenes?target=distance",
+                "bundled:fashion-motion",
             ),
             {"target": _scene_target},
         ),
@@ -228,7 +244,7 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
-        spec: ``folder:DIR``, ``video:DIR``, ``table:FILE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
+        spec: ``folder:DIR``, ``video:DIR``, ``table:FILE``, ``bags:TABLE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
             ``python:package.module:function``, ``features:FILE``, ``bundled:NAME`` or a bare name of the catalogue with
             ``root=DIR``; with ``?key=value`` options. Or ``{"train": data, "test": data}`` with
             map-style data sets of torch or torchvision, whose items are ``(image, label)``. A data set
@@ -344,7 +360,7 @@ def _set_reading(dataset: "Dataset", options: dict[str, Any]) -> None:
     from iceprobe.datasets.pixels import Reading
 
     for split in dataset.splits.values() if options else ():
-        if split.reading is None or split.kind != "image":
+        if split.reading is None or split.kind == "clip":
             raise IceprobeError(
                 f"option {next(iter(options))!r} of {dataset.spec!r} is for images in files, and "
                 f"these are {'arrays' if split.kind == 'image' else f'{split.kind}s'}: leave it out"

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.bags import Bags
 from iceprobe.datasets.base import Column, Dataset
 from iceprobe.datasets.boxes import read_boxes
 from iceprobe.datasets.cells import Rows
@@ -67,12 +69,29 @@ def load_table(name: str, *, spec: str, **options: Any) -> Dataset:
     rows = {split: whole[split].take(index[split]) for split in index}
     images = TableImages.of(rows, index, tables, use, asked)
     rows, lines = images.without_repeated(rows, use)
+    if asked.example is not None:
+        decided = [column for column in use.decided if column != asked.example]
+        rows, bags = Bags.of(rows, images, asked.example, decided)
+        return _dataset(rows, bags, use, asked, spec, [*assumed, *lines])
     return _dataset(rows, images, use, asked, spec, [*assumed, *lines])
+
+
+def load_bags(name: str, *, spec: str, **options: Any) -> Dataset:
+    """Load ``bags:TABLE?example=COLUMN``; the options are those of ``table:``.
+
+    Raises:
+        IceprobeError: as of ``table:``, and if ``example=`` is missing.
+    """
+    if not options.get("example"):
+        raise IceprobeError(
+            f"{spec}: name the column that says which images belong together, example=COLUMN"
+        )
+    return load_table(name, spec=spec, **options)
 
 
 def _dataset(
     rows: Mapping[str, Rows],
-    images: TableImages,
+    images: TableImages | Bags,
     use: TableColumns,
     asked: TableOptions,
     spec: str,

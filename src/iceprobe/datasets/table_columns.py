@@ -22,6 +22,7 @@ class TableOptions(AskedSplits):
     Attributes:
         image, images, suffix: the column of images, the folder of their paths, what these lack.
         video: the column of videos, in place of images.
+        example: the column of bags: which images belong together (`bags.py`).
         delimiter: between cells of text.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
         depth, depths, depth_scale: the column of depth maps, which are the targets then, their folder, and
@@ -30,6 +31,7 @@ class TableOptions(AskedSplits):
 
     image: str | None = None
     video: str | None = None
+    example: str | None = None
     images: str | None = None
     suffix: str = ""
     delimiter: str | None = None
@@ -42,8 +44,8 @@ class TableOptions(AskedSplits):
     depth_scale: float | None = None
 
     @property
-    def example(self) -> str:
-        """The option that names the column of examples."""
+    def shown(self) -> str:
+        """The option that names the column of images, or videos."""
         return "image" if self.video is None else "video"
 
     def check_video(self, spec: str) -> None:
@@ -111,7 +113,9 @@ class TableColumns:
             return found
 
         others = [
-            column for option in ("group", "fold", "mask", "depth") for column in named(option)
+            column
+            for option in ("group", "fold", "mask", "depth", "example")
+            for column in named(option)
         ]
         split, slices, box = named("split"), named("slice", None), named("box", None)
         if len(box) not in (0, 1, 4):
@@ -119,7 +123,7 @@ class TableColumns:
                 f"option box= names {len(box)} columns: give one with four numbers in a cell, or four"
             )
         taken = {*others, *split, *box}
-        image, target, assumed = named(asked.example), named("target", None), list[str]()
+        image, target, assumed = named(asked.shown), named("target", None), list[str]()
         if not target and asked.depth is None:
             target = [_target_column(table, taken)]
             assumed.append(

@@ -70,7 +70,7 @@ class TableImages:
             )
         names = {}
         if not any(in_cells):
-            names = file_names(rows, use.image, root, suffix=asked.suffix, what=asked.example)
+            names = file_names(rows, use.image, root, suffix=asked.suffix, what=asked.shown)
         masks = file_names(rows, asked.mask, mask_root, what="mask") if asked.mask else {}
         depths = file_names(rows, asked.depth, depth_root, what="depth") if asked.depth else {}
         return cls(
@@ -95,13 +95,13 @@ class TableImages:
                 where = f"{rows[split].place(row)} and {rows[before].place(first)}"
                 if before != split:
                     raise IceprobeError(
-                        f"{where}: {self.asked.example} {shown(name)} is in {split} and in {before}: keep it in one"
+                        f"{where}: {self.asked.shown} {shown(name)} is in {split} and in {before}: keep it in one"
                     )
                 for column in use.decided:
                     one, other = (plain(rows[split].values[column][i]) for i in (first, row))
                     if one != other:
                         raise IceprobeError(
-                            f"{where}: {self.asked.example} {shown(name)} is there twice, with {shown(one)} and "
+                            f"{where}: {self.asked.shown} {shown(name)} is there twice, with {shown(one)} and "
                             f"{shown(other)} in column {column!r}: keep one row an image (several tags "
                             "in one cell, a;b, with separator=;)"
                         )

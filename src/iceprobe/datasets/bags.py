@@ -1,0 +1,184 @@
+"""``bags:TABLE?example=COLUMN&image=COLUMN``: rows of a table are images, and an example is a bag of them.
+
+The columns are those of ``table:``; the target, the split, groups and slices are the example's, so that they
+are alike in all of its rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import shown
+from iceprobe.datasets.base import Split
+from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
+from iceprobe.datasets.pixels import Reading, Seen, note, seen
+
+
+class Bag:
+    """The images of one example, each decoded when it is asked for.
+
+    Attributes:
+        info: what was done to them (`iceprobe.datasets.pixels.seen`).
+    """
+
+    def __init__(self, tiles: Split, rows: range):
+        self._tiles, self._rows = tiles, rows
+        self.info: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def image(self, place: int) -> Image.Image:
+        """One of them. Raises as `Split.image`."""
+        image = self._tiles.image(self._rows[place])
+        one, before = seen(image), seen(self)
+        largest = [value for value in (one.largest, before.largest) if value is not None]
+        note(
+            self, Seen(tuple(dict.fromkeys([*before.done, *one.done])), max(largest, default=None))
+        )
+        return image
+
+
+class BagSplit(Split):
+    """Bags of images, which are the rows of another split, one bag after the other.
+
+    Args:
+        tiles: all images.
+        counts: how many each bag has.
+        outputs: names of the K outputs.
+    """
+
+    kind = "bag"
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        tiles: Split,
+        counts: Sequence[int],
+        *,
+        outputs: Sequence[str],
+        **more: Any,
+    ):
+        super().__init__(name, names=names, **more)
+        self.tiles, self.outputs = tiles, list(outputs)
+        self._starts = np.cumsum([0, *counts]).tolist()
+
+    @property
+    def reading(self) -> Reading | None:
+        return self.tiles.reading
+
+    @reading.setter
+    def reading(self, reading: Reading | None) -> None:
+        self.tiles.reading = reading
+
+    def example(self, index: int) -> Bag:
+        return Bag(self.tiles, range(self._starts[index], self._starts[index + 1]))
+
+    def image(self, index: int) -> Image.Image:
+        """The first image of a bag."""
+        return self.tiles.image(self._starts[index])
+
+    def fingerprint(self) -> str:
+        what = [
+            self.tiles.fingerprint(),
+            self._starts,
+            self.labels.tolist(),
+            self.task,
+            self.outputs,
+        ]
+        return hashlib.sha256(json.dumps([*what, self.names]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Which rows of a table are whose.
+
+    Attributes:
+        images: of all rows (`table_rows.TableImages`).
+        names: of the examples of each split, in the order of their first rows.
+        members: the rows of each.
+    """
+
+    images: Any
+    names: Mapping[str, Sequence[str]]
+    members: Mapping[str, Sequence[Sequence[int]]]
+
+    @classmethod
+    def of(
+        cls, rows: Mapping[str, Rows], images: Any, column: str, decided: Sequence[str]
+    ) -> "tuple[dict[str, Rows], Bags]":
+        """The rows of the examples, the first of each, and their bags.
+
+        Args:
+            rows: of images, of each split.
+            images: of all rows.
+            column: that names the example.
+            decided: the columns that are an example's.
+
+        Raises:
+            IceprobeError: for a row without example, an example in two splits, or with two values.
+        """
+        found: dict[str, tuple[str, list[int]]] = {}
+        for split, one in rows.items():
+            for row in range(len(one)):
+                cell = plain(one.values[column][row])
+                if kind_of(cell) in ("empty", "unknown", "list", "other"):
+                    raise IceprobeError(
+                        f"{one.place(row)} names no example in column {column!r}: fill it in, or remove "
+                        "the row"
+                    )
+                home, members = found.setdefault(class_name(cell), (split, []))
+                if members:
+                    _check_alike(rows, (home, members[0]), (split, row), class_name(cell), decided)
+                members.append(row)
+        names = {split: [n for n, (home, _) in found.items() if home == split] for split in rows}
+        whose = {split: [found[name][1] for name in names[split]] for split in rows}
+        firsts = {s: one.take([each[0] for each in whose[s]]) for s, one in rows.items()}
+        return firsts, cls(images, names, whose)
+
+    @property
+    def tables(self) -> Any:
+        return self.images.tables
+
+    @property
+    def depths(self) -> Any:
+        return self.images.depths
+
+    def split(self, name: str, source: str, chosen: np.ndarray, **more: Any) -> BagSplit:
+        """The split called ``name`` of the ``chosen`` examples of ``source``."""
+        members = [self.members[source][row] for row in chosen]
+        rows = np.array([row for each in members for row in each], np.int64)
+        tiles = self.images.split(
+            name, source, rows, outputs=more["outputs"], labels=np.zeros(len(rows), np.int64)
+        )
+        names = [self.names[source][row] for row in chosen]
+        return BagSplit(name, names, tiles, [len(each) for each in members], **more)
+
+
+def _check_alike(
+    rows: Mapping[str, Rows],
+    first: tuple[str, int],
+    again: tuple[str, int],
+    name: str,
+    decided: Sequence[str],
+) -> None:
+    places = [rows[split].place(row) for split, row in (again, first)]
+    if first[0] != again[0]:
+        raise IceprobeError(
+            f"{places[0]} and {places[1]}: example {shown(name)} is in {again[0]} and in {first[0]}: keep "
+            "all of its rows in one"
+        )
+    for column in decided:
+        one, other = (plain(rows[split].values[column][row]) for split, row in (first, again))
+        if one != other:
+            raise IceprobeError(
+                f"{places[0]} and {places[1]}: example {shown(name)} has {shown(other)} and {shown(one)} "
+                f"in column {column!r}: an example has one value, write it in all of its rows"
+            )
