@@ -10,7 +10,7 @@ from iceprobe.backbones import NativePreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.reporting.attention import group_predictors, mean_of_groups, patch_attention
-from iceprobe.reporting.pictures import enlarged, map_picture
+from iceprobe.reporting.pictures import enlarged, map_picture, side_by_side
 from iceprobe.tokens import Tokens
 
 _GAP = 4  # pixels between tiles
@@ -54,15 +54,5 @@ class MapWriter:
         for crop, grids, name in zip(crops, [one.numpy() for one in maps], names, strict=True):
             path = self.folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            side_by_side([enlarged(crop), *(map_picture(crop, grid) for grid in grids)]).save(path)
-
-
-def side_by_side(tiles: list[Image.Image]) -> Image.Image:
-    """Pictures of equal height in a row on white."""
-    width = sum(tile.width for tile in tiles) + _GAP * (len(tiles) - 1)
-    row = Image.new("RGB", (width, tiles[0].height), "white")
-    left = 0
-    for tile in tiles:
-        row.paste(tile, (left, 0))
-        left += tile.width + _GAP
-    return row
+            tiles = [enlarged(crop), *(map_picture(crop, grid) for grid in grids)]
+            side_by_side(tiles, _GAP).save(path)

@@ -248,6 +248,8 @@ def parts_view(
         album = _album(one.result, {}, opened, PART_IMAGES)
         if (found := album.maps(album.probe(one.result))) is None:
             continue
+        if album.moments is not None:  # parts are regions of one image
+            continue
         parts, assigned = part_maps(found, PARTS)
         uris = part_uris(album.images, album.gridded(parts), OTHERS)
         members = [

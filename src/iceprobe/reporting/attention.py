@@ -24,6 +24,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Answer, Namer, spread, spread_rule
 from iceprobe.reporting.pictures import evidence_picture, image_uri, map_uri, picture_uri
+from iceprobe.reporting.strips import has_moments, moments
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store.format import FOLDS
 from iceprobe.tasks.registry import get_task
@@ -59,6 +60,7 @@ class Gallery:
     """The attention of one probe on the images shown, and the evidence.
 
     Attributes:
+        strips: whether pictures are frames of clips side by side, not images.
         columns: titles of the maps.
         evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
@@ -76,10 +78,13 @@ class Gallery:
     rule: str
     remark: str
     centred: bool
+    strips: bool = False
 
 
 class Album:
     """Images of a split, by row, and their tokens once they are asked for.
+
+    Of a clip ``images`` and ``pictures`` have one frame, and ``strips`` several.
 
     Raises:
         IceprobeError: if the images can't be found.
@@ -88,7 +93,9 @@ class Album:
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         part = store[split]
         self.store, self.split, self.rows = store, split, rows
-        self.images: list[Image.Image] = list(store.images(split, rows))
+        self.moments = moments(store, split, rows)
+        shown = store.images(split, rows) if self.moments is None else self.moments.middle
+        self.images: list[Image.Image] = list(shown)
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
         self.labels = np.asarray(part.labels)[rows]
         self.names = store.names(split, rows)
@@ -130,11 +137,26 @@ class Album:
             return None
         return patch_attention(probe, self.tokens_on(next(probe.parameters()).device))
 
-    def overlays(self, maps: Tensor) -> list[list[str]]:
-        """Maps ``(B, K, N)`` over the images, K pictures an image."""
+    @cached_property
+    def strips(self) -> list[Image.Image]:
+        """The images, or of each clip several frames side by side."""
+        return self.images if self.moments is None else self.moments.strips
+
+    @property
+    def frames(self) -> int:
+        """Frames of each of ``strips``."""
+        return 1 if self.moments is None else len(self.moments.shown)
+
+    def overlays(self, maps: Tensor, *, strips: bool = False) -> list[list[str]]:
+        """Maps ``(B, K, N)`` over the images, K pictures an image; over ``strips`` of clips if asked."""
+        if self.moments is None:
+            grids = [one.numpy() for one in self.gridded(maps)]
+        else:
+            grids = [*self.moments.shares(maps, one=not strips)]
+        images, frames = (self.strips, self.frames) if strips else (self.images, 1)
         return [
-            [map_uri(image, grid) for grid in each.numpy()]
-            for image, each in zip(self.images, self.gridded(maps), strict=True)
+            [map_uri(image, grid, frames) for grid in each]
+            for image, each in zip(images, grids, strict=True)
         ]
 
     def gridded(self, maps: Tensor) -> list[Tensor]:
@@ -151,9 +173,14 @@ class Album:
             return probe(self.tokens_on(next(probe.parameters()).device)).cpu()
 
     def evidence(self, probe: "Probe", outputs: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """Of the patches for these outputs of each image: ``(B, K')`` → ``(K', H, W)`` each."""
+        """Of the patches for these outputs of each image: ``(B, K')`` → ``(K', H, W)`` each.
+
+        Of clips those of the moments shown, side by side.
+        """
         tokens = self.tokens_on(next(probe.parameters()).device)
         found = patch_evidence(probe, tokens, torch.from_numpy(outputs)).cpu()
+        if self.moments is not None:
+            return [*self.moments.cells(found)]
         return [one.numpy() for one in self.gridded(found)]
 
     def tokens_on(self, device: torch.device) -> Tokens:
@@ -169,7 +196,7 @@ def check_maps(store: "Store", split: str) -> None:
     """
     if split == FOLDS:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
-    if not store[split].on_grids:
+    if not (store[split].on_grids or has_moments(store)):
         raise IceprobeError("its store has no patch tokens on a grid")
 
 
@@ -189,15 +216,20 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
     maps, columns = evident, list[str]()
     if found is not None:
         means, columns = columns_of(found, MAX_COLUMNS - len(titles))
-        both = zip(evident, album.overlays(means), strict=True)
+        both = zip(evident, album.overlays(means, strips=True), strict=True)
         maps = [[*first, *then] for first, then in both]
+    pictures = (
+        album.pictures
+        if album.moments is None
+        else [image_uri(strip, frames=album.frames) for strip in album.strips]
+    )
     rows = [
         Row(
             name=album.names[i],
             label=answer.label,
             predicted=answer.predicted,
             correct=answer.correct,
-            image=album.pictures[i],
+            image=pictures[i],
             maps=maps[i],
             captions=[one.caption if one else "" for one in answer.asked[: len(titles)]]
             + [""] * len(columns),
@@ -215,6 +247,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         album.rule,
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
         isinstance(probe.norm, nn.BatchNorm1d),
+        album.moments is not None,
     )
 
 
@@ -229,10 +262,10 @@ def _evidence_overlays(probe: "Probe", album: Album, answers: Sequence[Answer]) 
         full[:] = full.max(1, keepdims=True)
     return [
         [
-            picture_uri(evidence_picture(image, e, float(f))) if shown else ""
+            picture_uri(evidence_picture(image, e, float(f), album.frames)) if shown else ""
             for e, f, shown in zip(*of_image, strict=True)
         ]
-        for image, *of_image in zip(album.images, maps, full, there, strict=True)
+        for image, *of_image in zip(album.strips, maps, full, there, strict=True)
     ]
 
 

@@ -106,6 +106,10 @@ def figure(
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
     album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
+    if album.moments is not None:
+        raise IceprobeError(
+            "a figure is of images, and these are clips: their report has strips of frames"
+        )
     if evidence is not None:
         columns = evidence_columns(attentive, album, evidence)
         return _written(path, album, columns, COLUMN if column else WIDTH)

@@ -34,9 +34,12 @@ def evidence_colour(values: NDArray) -> NDArray:
     return np.where(values[..., None] > 0, _FOR, _AGAINST)
 
 
-def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
-    """The image that the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in pixels."""
-    picture = enlarged(image)
+def image_uri(image: Image.Image, box: NDArray | None = None, frames: int = 1) -> str:
+    """The image that the backbone saw, with its ground-truth box ``(x0, y0, x1, y1)`` in pixels.
+
+    Or ``frames`` of a clip side by side.
+    """
+    picture = enlarged(image, frames)
     if box is not None and np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]:
         scale = np.array([picture.width / image.width, picture.height / image.height] * 2)
         x0, y0, x1, y1 = (np.asarray(box, dtype=np.float64) * scale).round().astype(int).tolist()
@@ -45,35 +48,48 @@ def image_uri(image: Image.Image, box: NDArray | None = None) -> str:
     return picture_uri(picture)
 
 
-def map_uri(image: Image.Image, weights: NDArray) -> str:
+def map_uri(image: Image.Image, weights: NDArray, frames: int = 1) -> str:
     """:func:`map_picture` for the page."""
-    return picture_uri(map_picture(image, weights))
+    return picture_uri(map_picture(image, weights, frames))
 
 
-def map_picture(image: Image.Image, weights: NDArray) -> Image.Image:
-    """Attention ``(H, W)``, summing to 1, over the greyed image.
+def map_picture(image: Image.Image, weights: NDArray, frames: int = 1) -> Image.Image:
+    """Attention ``(H, W)``, summing to 1, over the greyed image, or over ``frames`` of a clip side by side.
 
     Colour starts at uniform attention, 1/(H·W), and is full at the map's maximum, or at four
     times uniform where the maximum is less: a map without a preference stays dark.
     """
-    grey = enlarged(image).convert("L")
+    grey = enlarged(image, frames).convert("L")
     uniform = 1 / weights.size
     above = (weights - uniform).clip(0) / (max(float(weights.max()), 4 * uniform) - uniform)
-    cells = Image.fromarray(above.astype(np.float32))
-    heat = np.asarray(cells.resize(grey.size, Image.Resampling.BILINEAR), np.float64)[..., None]
+    heat = _smooth(above, grey.size, frames)[..., None]
     picture = np.asarray(grey, np.float64)[..., None]
     opacity = np.clip(1.25 * np.sqrt(heat), 0.0, 0.82)
     return _mixed(picture, opacity, 0.85 * colour(heat[..., 0]) + 0.15 * picture)
 
 
-def evidence_picture(image: Image.Image, evidence: NDArray, full: float) -> Image.Image:
-    """Evidence ``(H, W)`` over the greyed image: red speaks for, blue against, ``full`` has full colour."""
-    grey = enlarged(image).convert("L")
-    cells = Image.fromarray((evidence / full if full else evidence).astype(np.float32))
-    values = np.asarray(cells.resize(grey.size, Image.Resampling.BILINEAR), np.float64)
+def evidence_picture(
+    image: Image.Image, evidence: NDArray, full: float, frames: int = 1
+) -> Image.Image:
+    """Evidence ``(H, W)`` over the greyed image: red speaks for, blue against, ``full`` has full colour.
+
+    The image may be ``frames`` of a clip side by side.
+    """
+    grey = enlarged(image, frames).convert("L")
+    values = _smooth(evidence / full if full else evidence, grey.size, frames)
     picture = np.asarray(grey, np.float64)[..., None]
     over = 0.9 * evidence_colour(values) + 0.1 * picture
     return _mixed(picture, evidence_opacity(values)[..., None], over)
+
+
+def _smooth(cells: NDArray, size: tuple[int, int], frames: int) -> NDArray[np.float64]:
+    """Cells ``(H, W)`` at the width and height of a picture of ``frames``, smoothly within each."""
+    each = (size[0] // frames, size[1])
+    made = [
+        Image.fromarray(part.astype(np.float32)).resize(each, Image.Resampling.BILINEAR)
+        for part in np.split(cells, frames, 1)
+    ]
+    return np.concatenate([np.asarray(one, np.float64) for one in made], 1)
 
 
 def evidence_opacity(values: NDArray) -> NDArray:
@@ -128,11 +144,29 @@ def colour(values: NDArray) -> NDArray:
     return np.stack([np.interp(place, np.arange(len(_RAMP)), _RAMP[:, c]) for c in range(3)], -1)
 
 
-def enlarged(image: Image.Image) -> Image.Image:
-    """RGB at :data:`SIDE`; small images are enlarged smoothly."""
+def enlarged(image: Image.Image, frames: int = 1) -> Image.Image:
+    """RGB at :data:`SIDE`, each of ``frames`` side by side, a line between two; small images are enlarged smoothly."""
+    if frames > 1:
+        width, height = image.width // frames, image.height
+        starts = range(0, frames * width, width)
+        strip = side_by_side([enlarged(image.crop((x, 0, x + width, height))) for x in starts])
+        for place in range(strip.width // frames, strip.width, strip.width // frames):
+            strip.paste((255, 255, 255), (place - 1, 0, place + 2, strip.height))
+        return strip
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+
+def side_by_side(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Pictures of equal height in a row on white, ``gap`` pixels apart."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    row = Image.new("RGB", (width, pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + gap
+    return row
 
 
 def picture_uri(picture: Image.Image, kind: str = "JPEG", quality: int = 82) -> str:
