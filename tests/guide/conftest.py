@@ -17,7 +17,7 @@ from iceprobe.cli import demo, plan
 from iceprobe.cli.config import resolve
 from iceprobe.probes import PROBES
 from tests.cli.conftest import write_images
-from tests.datasets import layouts
+from tests.datasets import layouts, videos
 from tests.guide import substitutions
 from tests.guide.running import ROOT, call
 
@@ -32,7 +32,7 @@ DEMO = dict(part.split("=") for part in substitutions.SHORTER["demo"].split())
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes in folders, flat, in tars and as parquet; two benchmark sets."""
+    """Three classes in folders, flat, in tars and as parquet; videos; two benchmark sets."""
     import datasets
 
     root = tmp_path_factory.mktemp("data")
@@ -66,6 +66,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "validation"):
         table = datasets.Dataset.from_dict(columns, features=features)
         table.to_parquet(root / "parquet" / "data" / f"{split}-00000-of-00001.parquet")
+    for split, count in (("train", 8), ("test", 3)):
+        for name, shade in (("jump", 40), ("run", 180)):
+            for number in range(count):
+                frames = np.full((6, 24, 32, 3), shade + number, np.uint8)
+                videos.write(root / "actions" / split / name / f"{number}.mkv", frames)
     layouts.aircraft(root)
     layouts.dtd(root)
     return root

@@ -27,6 +27,10 @@ STAND_INS = (
         r"timm:naflexvit_base_patch16_siglip\.v2_webli\?image_size=native&max_tokens=256",
         "timm:vit_tiny_patch16_224?pretrained=false&image_size=native&max_tokens=16",
     ),
+    (
+        r"transformers:facebook/vjepa2-vitl-fpc64-256\?frames=16",
+        "bundled:mae-tiny?frames=2",
+    ),
     ("PYTHONPATH=tools iceprobe", "iceprobe"),
     (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),
@@ -109,6 +113,7 @@ SLOW = {
     "asking.md",
     "backbones.md",
     "choosing.md",
+    "clips.md",
     "cluster.md",
     "data.md",
     "index.md",
