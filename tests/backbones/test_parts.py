@@ -167,3 +167,25 @@ def test_clips_by_a_backbone_of_images_are_refused_with_the_remedy(tmp_path) -> 
         IceprobeError, match="reads clips, and bundled:fashion holds images: take a"
     ):
         iceprobe.extract(f"{MODEL}?frames=8", "bundled:fashion", tmp_path)
+
+
+def test_processes_decode_clips_as_threads_do(tmp_path) -> None:
+    stores = [
+        iceprobe.extract(f"{MODEL}?frames=2", clips(), tmp_path / name, workers=workers, views=1)
+        for name, workers in (("threads", 0), ("processes", 1))
+    ]
+    first, second = (store["train"].tokens(np.arange(3), "cpu") for store in stores)
+    assert torch.equal(first.patches, second.patches)
+    first, second = (store["train"].views.tokens(np.arange(3), "cpu") for store in stores)
+    assert torch.equal(first.patches, second.patches)
+
+
+def test_a_live_fit_sees_augmented_clips(tmp_path) -> None:
+    from iceprobe.store.live_split import live
+
+    store = live(f"{MODEL}?frames=2", clips(), augmentation="light", tokens="float32")
+    assert store["train"].views is not None
+    view = store["train"].views.tokens(np.array([0]), "cpu")
+    assert view.grid == (2, 14, 14)
+    again = store["train"].views.tokens(np.array([3]), "cpu")
+    assert not torch.allclose(view.patches, again.patches)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import iceprobe
 from iceprobe.backbones import Preprocessing, load_backbone
+from iceprobe.backbones.kinds import Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
 
@@ -126,3 +127,34 @@ def test_an_image_that_cannot_be_read_names_itself(tmp_path) -> None:
         f"{MODEL}?reads=bags", where, tmp_path / "features", on_bad_image="skip"
     )
     assert store.manifest.skipped == ["s4"]
+
+
+def test_processes_read_bags_as_threads_do(tmp_path) -> None:
+    stores = [
+        iceprobe.extract(f"{MODEL}?reads=bags", spec(tmp_path), tmp_path / name, workers=workers)
+        for name, workers in (("threads", 0), ("processes", 1))
+    ]
+    first, second = (store["train"].tokens(np.arange(4), "cpu") for store in stores)
+    assert torch.equal(first.patches, second.patches)
+    assert torch.equal(first.mask, second.mask)
+
+
+def test_large_bags_go_through_in_pieces(tmp_path, monkeypatch) -> None:
+    """At most three images a pass, a bag of more alone; the store is the same."""
+    whole = iceprobe.extract(f"{MODEL}?reads=bags", spec(tmp_path), tmp_path / "whole")
+    passes: list[list[int]] = []
+    taken = Ragged.together
+
+    def seen(examples):
+        passes.append([len(one.values) for one in examples])
+        return taken(examples)
+
+    monkeypatch.setattr("iceprobe.store.work.MOST", 3)
+    monkeypatch.setattr(Ragged, "together", seen)
+    pieces = iceprobe.extract(f"{MODEL}?reads=bags", spec(tmp_path), tmp_path / "pieces")
+    assert sorted(passes) == [[1, 2], [1, 2], [3], [4]]
+    for name in ("train", "test"):
+        rows = np.arange(len(whole[name]))
+        one, other = (store[name].tokens(rows, "cpu") for store in (whole, pieces))
+        assert torch.allclose(one.patches, other.patches, atol=2e-3)
+        assert torch.equal(one.mask, other.mask)

@@ -78,6 +78,10 @@ class BagSplit(Split):
     def reading(self, reading: Reading | None) -> None:
         self.tiles.reading = reading
 
+    @property
+    def parts(self) -> np.ndarray:
+        return np.diff(self._starts)
+
     def example(self, index: int) -> Bag:
         return Bag(self.tiles, range(self._starts[index], self._starts[index + 1]))
 

@@ -127,6 +127,11 @@ class Split(ABC):
         """What the backbone's preprocessing reads; of :attr:`kind`. Otherwise as :meth:`image`."""
         return self.image(index)
 
+    @property
+    def parts(self) -> np.ndarray | None:
+        """How many images each example has, ``(n,)``, where they differ in it: a pass takes only so many."""
+        return None
+
     def source(self, index: int) -> Path | IO[bytes]:
         """The file that :meth:`image` decodes, or its bytes; only for splits with a ``reading``."""
         raise NotImplementedError(f"{type(self).__name__} reads no files")

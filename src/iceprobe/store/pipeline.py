@@ -26,7 +26,7 @@ from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.forward import FLAGS, check_finite, empty_batch, forward, rounding_share
 from iceprobe.store.layout import COLUMN
 from iceprobe.store.noted import NAMED
-from iceprobe.store.work import Decoded, Work
+from iceprobe.store.work import Decoded, Work, in_pieces
 
 if TYPE_CHECKING:
     from iceprobe.backbones.base import Backbone
@@ -94,6 +94,7 @@ def extracted_batches(
         IceprobeError: if tokens are not finite (names the image), or the device is out of memory.
     """
     backbone.to(device)
+    work = list(in_pieces(work, splits))
     empty = [empty_batch(one, settings) for one in backbone.per_layer()]  # of one view
     gpu = device.type == "cuda"
     decode = ImageDecoder(splits, backbone.preprocessing, settings, pin=gpu and workers == 0)

@@ -1,13 +1,18 @@
 """One forward pass: its rows of a split, and their decoded examples."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
 
 from iceprobe.backbones.kinds import Ragged
+from iceprobe.datasets.base import Split
 from iceprobe.datasets.pixels import Seen
 from iceprobe.store.format import ExtractionSettings
+
+MOST = 256  # images of one pass, where examples are several
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,24 @@ class Decoded:
         if isinstance(self.images, Tensor):
             return replace(self, images=self.images.pin_memory())
         return replace(self, images=[view.pin_memory() for view in self.images])
+
+
+def in_pieces(work: Iterable[Work], splits: Mapping[str, Split]) -> Iterator[Work]:
+    """``work``, cut further where its examples have more than `MOST` images together; one may have more alone."""
+    for item in work:
+        parts = splits[item.split].parts
+        if parts is None or not len(item.rows):
+            yield item
+            continue
+        places = np.cumsum(parts[item.rows])
+        firsts, taken = [0], 0
+        for place, total in enumerate(places):
+            if total - taken > MOST and place > firsts[-1]:
+                firsts.append(place)
+                taken = int(places[place - 1])
+        for first, end in pairwise([*firsts, len(item.rows)]):
+            last = item.last and end == len(item.rows)
+            yield replace(item, rows=item.rows[first:end], last=last)
 
 
 def plan_work(
