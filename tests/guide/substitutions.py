@@ -31,6 +31,7 @@ STAND_INS = (
         r"transformers:facebook/vjepa2-vitl-fpc64-256\?frames=16",
         "bundled:mae-tiny?frames=2",
     ),
+    (r"bundled:fashion-motion --epochs", "bundled:fashion-motion?target=direction --epochs"),
     ("PYTHONPATH=tools iceprobe", "iceprobe"),
     (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),
