@@ -245,6 +245,12 @@ def test_without_a_processor_the_options_say_it(tmp_path) -> None:
     assert (found.frames, found.stride, found.picture.crop_pct) == (FRAMES, 2, 1.0)
 
 
+def test_clips_are_of_one_size(tmp_path) -> None:
+    _, spec = made(CASES["VideoMAE"], tmp_path)
+    with pytest.raises(IceprobeError, match="image_size=native is for models of images"):
+        load_backbone(spec, image_size="native")
+
+
 def test_pixels_that_are_left_as_they_are(tmp_path) -> None:
     _, spec = made(CASES["VideoMAE"], tmp_path)
     file = tmp_path / "preprocessor_config.json"

@@ -11,6 +11,7 @@ from iceprobe.backbones import load_backbone, parts
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.clips import ArrayClip
+from tests.native import Patches
 
 MODEL = "bundled:mae-tiny"
 
@@ -167,6 +168,14 @@ def test_clips_by_a_backbone_of_images_are_refused_with_the_remedy(tmp_path) -> 
         IceprobeError, match="reads clips, and bundled:fashion holds images: take a"
     ):
         iceprobe.extract(f"{MODEL}?frames=8", "bundled:fashion", tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"frames": 2}, {"reads": "bags"}])
+def test_images_of_their_own_shape_are_no_parts(options: dict, tmp_path) -> None:
+    with pytest.raises(IceprobeError, match=r"is of images of one size, .* give image_size= a"):
+        load_backbone(Patches(), **options)
+    with pytest.raises(IceprobeError, match="holds clips: take a backbone of clips, or data of"):
+        iceprobe.extract(load_backbone(Patches()), clips(), tmp_path)
 
 
 def test_processes_decode_clips_as_threads_do(tmp_path) -> None:

@@ -246,7 +246,8 @@ class Backbone(HasTokenShape, nn.Module):
         """
         read, held = self.preprocessing.kind, dataset.kind
         if read != held:
-            remedy = PART_BY_PART.get(held) if read == "image" else None
+            of_one_size = isinstance(self.preprocessing, Preprocessing)
+            remedy = PART_BY_PART.get(held) if of_one_size else None
             raise IceprobeError(
                 f"backbone {self.spec!r} reads {plural(read)}, and {dataset.spec} holds {plural(held)}: "
                 + (remedy or f"take a backbone of {plural(held)}, or data of {plural(read)}")
