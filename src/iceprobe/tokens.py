@@ -53,6 +53,10 @@ class TokenShape:
         """The same shape with all examples of the mean length."""
         return replace(self, lengths=None)
 
+    def of_mean(self, tokens: int) -> "TokenShape":
+        """The same shape with another mean length, where examples differ."""
+        return replace(self, num_tokens=tokens) if self.ragged else self
+
     @property
     def longest(self) -> int:
         """Patch tokens of the longest example."""
@@ -78,6 +82,10 @@ class JoinedShape(TokenShape):
 
     def even(self) -> "JoinedShape":
         return JoinedShape.of({n: one.even() for n, one in self.layers.items()}, self.depth)
+
+    def of_mean(self, tokens: int) -> "JoinedShape":
+        layers = {number: one.of_mean(tokens) for number, one in self.layers.items()}
+        return JoinedShape.of(layers, self.depth)
 
 
 def at_layer(name: str, layer: int | None) -> str:

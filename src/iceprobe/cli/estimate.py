@@ -54,7 +54,7 @@ def estimate(
         images_per_second=rate,
     )
     fitting = iceprobe.plan_fit(
-        shape,
+        shape if (tokens := extraction.tokens_per_image) is None else shape.of_mean(tokens),
         dataset,
         config.probe,
         fitting_of(config),

@@ -39,6 +39,7 @@ from iceprobe.store.format import (
 from iceprobe.store.layout import chosen_rows, patch_bytes, shard_bytes, split_layout, token_layout
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, describe, make_settings
+from iceprobe.store.shards import LENGTH
 from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Plan(BaseModel):
         images_per_second: measured or given, views counted one by one; ``None`` where nothing is
             left to extract.
         seconds: that the missing shards will take.
+        tokens_per_image: mean number of patch tokens, where images differ: of those measured, or of the
+            store that is there; ``None`` where they don't, or nothing tells it.
     """
 
     store: Path | str
@@ -80,6 +83,7 @@ class Plan(BaseModel):
     flops_per_image: int
     images_per_second: float | None
     seconds: float
+    tokens_per_image: int | None = None
 
     @property
     def fits_disk(self) -> bool:
@@ -130,12 +134,25 @@ def plan(
             wanted = describe(one, dataset, settings, splits=call.splits, limit=call.limit)
             path = (features and find_finished(place, wanted)) or place / wanted.folder
             manifest = read_manifest(path) if features and (path / MANIFEST).exists() else wanted
+            manifest = manifest.measured()
         paths.append(path)
         manifests.append(manifest)
     path = place if len(paths) > 1 else paths[0]
     views_of, splits = manifests[0].settings.views_of, list(manifests[0].splits)
     # An image counts once for each of its views, and in one pass for all layers that lack it.
     left = sum(views_of(name) * max(one.rows_missing(name) for one in manifests) for name in splits)
+    flops = 2 * (backbone.to(target) if here else backbone).macs()
+    rate, tokens = call.images_per_second if left else None, None
+    if left and here:
+        rate, tokens = _measure(
+            backbone, dataset, manifests[0], target, call.workers, call.measure_seconds
+        )
+    elif manifests[0].shape.ragged and not left:
+        tokens = manifests[0].shape.num_tokens
+    if tokens is not None:
+        manifests = [
+            one.model_copy(update={"shape": one.shape.of_mean(tokens)}) for one in manifests
+        ]
     patches = {
         name: sum(
             views_of(name)
@@ -148,10 +165,6 @@ def plan(
     manifest = manifests[0]
     missing = sum(map(bytes_missing, manifests))
     bytes_there = sum(file.bytes for one in manifests for file in one.files)
-    flops = 2 * (backbone.to(target) if here else backbone).macs()
-    rate = call.images_per_second if left else None
-    if left and here:
-        rate = _measure(backbone, dataset, manifest, target, call.workers, call.measure_seconds)
     return Plan(
         store=path if isinstance(path, Path) else str(path),
         images={name: split.images for name, split in manifest.splits.items()},
@@ -165,6 +178,7 @@ def plan(
         flops_per_image=flops,
         images_per_second=rate,
         seconds=left / rate if rate else 0.0,
+        tokens_per_image=tokens,
     )
 
 
@@ -220,8 +234,11 @@ def _measure(
     device: torch.device,
     workers: int,
     seconds: float,
-) -> float:
-    """Images a second of decoding and forward pass, after a first batch that isn't counted."""
+) -> tuple[float, int | None]:
+    """Images a second of decoding and forward pass, after a first batch that isn't counted.
+
+    And their mean number of tokens, where images differ.
+    """
     settings = manifest.settings
     if device.type == "cpu":
         settings = settings.model_copy(update={"batch_size": min(CPU_BATCH, settings.batch_size)})
@@ -250,15 +267,18 @@ def _measure(
         log_skipped=False,
     )
     images, started = 0, 0.0
+    lengths: list[float] = []
     with contextlib.closing(batches):
         for number, batch in enumerate(batches):
+            lengths += [float(n) for n in batch.layers[0][0].get(LENGTH, ())]
             if number == 0:
                 started = time.perf_counter()
                 continue
             images += batch.work.views * len(batch.work.rows)
             if (elapsed := time.perf_counter() - started) > seconds:
                 break
-    return images / max(elapsed, 1e-9)
+    mean = max(1, round(sum(lengths) / len(lengths))) if lengths else None
+    return images / max(elapsed, 1e-9), mean
 
 
 def _noise(images: int, side: int) -> Dataset:
