@@ -7,10 +7,11 @@ from pathlib import Path
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
-from iceprobe.datasets.walking import EXTENSIONS, VIDEOS, AnyPath, unreadable
+from iceprobe.datasets.walking import EXTENSIONS, SOUNDS, VIDEOS, AnyPath, unreadable
 from iceprobe.machine.object_storage import RemotePath, is_remote
 
-_EXAMPLES = {"image": EXTENSIONS, "video": VIDEOS}  # what every row needs, and its endings
+# What every row needs, and its endings.
+_EXAMPLES = {"image": EXTENSIONS, "video": VIDEOS, "sound": SOUNDS}
 _LOOKED_AT = 2000  # folders in which a missing image is looked for
 
 
@@ -21,7 +22,7 @@ def file_names(
 
     Args:
         suffix: what each path lacks, ``".jpg"``.
-        what: ``"image"`` or ``"video"``, which every row needs, or ``"mask"``.
+        what: ``"image"``, ``"video"`` or ``"sound"``, which every row needs, or ``"mask"``.
 
     Raises:
         IceprobeError: naming the row of the first path that is empty, leads out of ``root``, is on
@@ -106,7 +107,7 @@ def _check_there(
 
 def _option(what: str) -> str:
     """The option that names the folder of such files."""
-    return "images" if what == "video" else f"{what}s"
+    return "images" if what in _EXAMPLES else f"{what}s"
 
 
 def _is_file(root: AnyPath, name: str) -> bool:

@@ -98,6 +98,12 @@ DATASETS: Registry[SourceEntry] = Registry(
             ("video:/data/actions", "video:/data/flat?test_fraction=0.3"),
             FOLDERS,
         ),
+        "audio": SourceEntry(
+            "iceprobe.datasets.recordings:load_sounds",
+            "recordings in one folder a class, laid out as the images of folder: are",
+            ("audio:/data/birdsong", "audio:/data/flat?test_fraction=0.3"),
+            FOLDERS,
+        ),
         "table": SourceEntry(
             "iceprobe.datasets.table:load_table",
             "images and targets listed in a CSV, TSV, JSON lines or Parquet file, columns by name",
@@ -107,9 +113,10 @@ DATASETS: Registry[SourceEntry] = Registry(
                 "table:scans.parquet?target=age,weight&unit=years,kg&test_fraction=0.2&slice=site,sex",
                 "table:rooms.csv?image=file&depth=depth_file&depth_scale=0.001&unit=m",
                 "table:actions.csv?video=file&target=action&split=split",
+                "table:drums.csv?sound=file&target=instrument&group=kit",
             ),
             {
-                **dict.fromkeys(("image", "video", "images", "suffix"), str),
+                **dict.fromkeys(("image", "video", "sound", "images", "suffix"), str),
                 **COLUMNS,
                 **dict.fromkeys(("delimiter", "split", "train", "test"), str),
                 **dict.fromkeys(("box", "mask", "masks", "depth", "depths"), str),
@@ -244,8 +251,9 @@ def load_dataset(spec: "str | Mapping[str, Any] | Dataset", **options: Any) -> "
     """Load a data set by its spec string; images are decoded when they are asked for.
 
     Args:
-        spec: ``folder:DIR``, ``video:DIR``, ``table:FILE``, ``bags:TABLE``, ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``,
-            ``python:package.module:function``, ``features:FILE``, ``bundled:NAME`` or a bare name of the catalogue with
+        spec: ``folder:DIR``, ``video:DIR``, ``audio:DIR``, ``table:FILE``, ``bags:TABLE``,
+            ``webdataset:PATTERN``, ``huggingface:NAME_OR_DIR``, ``python:package.module:function``,
+            ``features:FILE``, ``bundled:NAME`` or a bare name of the catalogue with
             ``root=DIR``; with ``?key=value`` options. Or ``{"train": data, "test": data}`` with
             map-style data sets of torch or torchvision, whose items are ``(image, label)``. A data set
             is returned as it is.

@@ -50,7 +50,7 @@ def load_table(name: str, *, spec: str, **options: Any) -> Dataset:
     """
     asked = TableOptions(**{k: v for k, v in options.items() if v != "" or k == "separator"})
     asked.check_depth(spec)
-    asked.check_video(spec)
+    asked.check_example(spec)
     first = open_table(name, asked.delimiter)
     use, assumed = TableColumns.of(asked, first)
     asked, lines = with_split(asked, first, use.decided, spec)

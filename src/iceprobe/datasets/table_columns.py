@@ -21,7 +21,7 @@ class TableOptions(AskedSplits):
 
     Attributes:
         image, images, suffix: the column of images, the folder of their paths, what these lack.
-        video: the column of videos, in place of images.
+        video, sound: the column of videos, or of recordings, in place of images.
         example: the column of bags: which images belong together (`bags.py`).
         delimiter: between cells of text.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
@@ -31,6 +31,7 @@ class TableOptions(AskedSplits):
 
     image: str | None = None
     video: str | None = None
+    sound: str | None = None
     example: str | None = None
     images: str | None = None
     suffix: str = ""
@@ -45,19 +46,22 @@ class TableOptions(AskedSplits):
 
     @property
     def shown(self) -> str:
-        """The option that names the column of images, or videos."""
-        return "image" if self.video is None else "video"
+        """The option that names the column of images, videos or recordings."""
+        return next((o for o in ("video", "sound") if getattr(self, o) is not None), "image")
 
-    def check_video(self, spec: str) -> None:
-        """Refuse options that don't go with ``video``.
+    def check_example(self, spec: str) -> None:
+        """Refuse options that don't go with ``video`` or ``sound``.
 
         Raises:
             IceprobeError: naming the first of them.
         """
-        for option in ("image", "mask", "depth", "box") if self.video is not None else ():
-            if (given := getattr(self, option)) is not None:
+        if (what := self.shown) == "image":
+            return
+        for option in ("image", "mask", "depth", "box", "sound"):
+            if option != what and (given := getattr(self, option)) is not None:
+                other = "another kind of example" if option == "sound" else "of images"
                 raise IceprobeError(
-                    f"option {option}={given} of {spec!r} beside video=: it is of images, drop it"
+                    f"option {option}={given} of {spec!r} beside {what}=: it is {other}, drop it"
                 )
 
     def check_depth(self, spec: str) -> None:

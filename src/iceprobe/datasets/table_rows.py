@@ -12,6 +12,7 @@ from iceprobe.core.text import shown
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.cells import Rows, plain
 from iceprobe.datasets.listed_files import file_names
+from iceprobe.datasets.recordings import SoundListedSplit
 from iceprobe.datasets.table_columns import TableColumns, TableOptions, holds_bytes
 from iceprobe.datasets.table_files import TableFile
 from iceprobe.datasets.table_images import CellSplit, DepthFiles, DepthListedSplit, ListedSplit
@@ -59,9 +60,9 @@ class TableImages:
             raise IceprobeError(
                 f"column {use.image!r} holds bytes in one table only: write both alike"
             )
-        if any(in_cells) and asked.video is not None:
+        if any(in_cells) and asked.shown != "image":
             raise IceprobeError(
-                f"column {use.image!r} holds bytes: videos are read from files, write their paths"
+                f"column {use.image!r} holds bytes: each {asked.shown} is read from a file, write its path"
             )
         if any(in_cells) and (asked.images or asked.suffix or asked.mask or asked.depth):
             raise IceprobeError(
@@ -135,6 +136,8 @@ class TableImages:
             return DepthListedSplit(name, self.root, names, maps=maps, **more)
         if self.asked.video is not None:
             return VideoListedSplit(name, self.root, names, **more)
+        if self.asked.sound is not None:
+            return SoundListedSplit(name, self.root, names, **more)
         return ListedSplit(
             name, self.root, names, mask_root=self.mask_root, mask_names=masks, **more
         )

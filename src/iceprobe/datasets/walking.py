@@ -1,4 +1,4 @@
-"""The images, or videos, below a folder, local or on object storage: none is left out silently.
+"""The images, videos or recordings below a folder, local or on object storage: none is left out silently.
 
 A folder that can't be read is an error. Other files are counted by their endings for a report. Hidden
 files and folders are ignored.
@@ -18,6 +18,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 # Containers of video that FFmpeg reads, by the endings that data sets have. GIF is an image here.
 VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv")
+
+# What libsndfile reads, by the endings that data sets have.
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 
 AnyPath = Path | RemotePath
 
