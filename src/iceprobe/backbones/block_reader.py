@@ -69,6 +69,12 @@ class BlockReader(LayerReader):
         Raises:
             IceprobeError: if the patches of a sequence make no grid of the images' shape.
         """
+        inputs = self.paths.inputs
+        found, output = self.caught(images) if inputs is None else self.caught(**inputs(images))
+        return [self._tokens(layer, found[layer], output, images) for layer in self.layers]
+
+    def caught(self, *given: Any, **named: Any) -> tuple[dict[int, Tensor], Any]:
+        """Outputs of the blocks of ``layers``, without the final norm, and the model's own, for its arguments."""
         found: dict[int, Tensor] = {}
 
         def keep(layer: int, block: nn.Module, inputs: Any, output: Any) -> None:
@@ -78,9 +84,14 @@ class BlockReader(LayerReader):
             for layer in self.layers:
                 block = self.paths.blocks[layer]
                 hooks.enter_context(block.register_forward_hook(partial(keep, layer)))
-            inputs = self.paths.inputs
-            output = self.model(images) if inputs is None else self.model(**inputs(images))
-        return [self._tokens(layer, found[layer], output, images) for layer in self.layers]
+            return found, self.model(*given, **named)
+
+    def normed(self, layer: int, features: Tensor) -> Tensor:
+        """Features of a layer with the final norm, where it is asked for and applies."""
+        last = layer == len(self.paths.blocks) - 1
+        if self.norm and self.paths.norm is not None and (last or not self.paths.stages):
+            features = self.paths.norm(features)
+        return features
 
     def _tokens(self, layer: int, features: Tensor, output: Any, images: Inputs) -> Tokens:
         paths = self.paths
@@ -89,8 +100,7 @@ class BlockReader(LayerReader):
         if features.ndim == 4:
             cells = tokens_of_map(features)
             features, grid = cells.patches, cells.grid
-        if self.norm and paths.norm is not None and (last or not paths.stages):
-            features = paths.norm(features)
+        features = self.normed(layer, features)
         count = paths.num_prefix
         vectors = paths.vectors(output) if last and paths.vectors else {}
         if isinstance(images, Ragged):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from iceprobe.datasets.base import Split
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -146,6 +148,10 @@ class ExamplePreprocessing(ABC):
         cropped: Image.Image = self.frame.crop(picture)
         return cropped
 
+    def shown(self, split: "Split", index: int) -> "Image.Image":
+        """What the backbone sees of an example of a data set, as a picture."""
+        return self.crop(split.image(index))
+
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """Its fields as JSON values; ``kind`` is one of them, except for images."""
@@ -178,6 +184,7 @@ class Kind(Entry):
 KINDS: dict[str, Kind] = {
     "image": Kind("iceprobe.backbones.native:image_preprocessing", "images"),
     "bag": Kind("iceprobe.backbones.bag_preprocessing:BagPreprocessing", "bags of images"),
+    "sound": Kind("iceprobe.backbones.sound_preprocessing:SoundPreprocessing", "recordings"),
     "clip": Kind("iceprobe.backbones.clip_preprocessing:ClipPreprocessing", "clips"),
 }
 

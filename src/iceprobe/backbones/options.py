@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from iceprobe.backbones.layers import Layers, parse_layers
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.specs import boolean, one_of
+from iceprobe.core.specs import above_zero, boolean, one_of
 
 Parser = Callable[[str], Any]
 
@@ -164,6 +164,17 @@ class PartOptions:
     def given(self) -> dict[str, Any]:
         """Those that aren't ``None``."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """How recordings are read.
+
+    Attributes:
+        seconds: the longest piece, from the start; ``None``: all of it, or as much as the model takes.
+    """
+
+    seconds: Annotated[float | None, above_zero] = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.families import family_of
+from iceprobe.backbones.kinds import ExamplePreprocessing, plural
 from iceprobe.backbones.native import NativePreprocessing, native_transform
 from iceprobe.backbones.native_readers import native_reader
 from iceprobe.backbones.options import NATIVE, CheckpointOptions, ImageOptions, OutputOptions
@@ -71,8 +72,9 @@ def wrap_module(
     Args:
         module: a ``Backbone`` (returned unchanged), a model of timm, a module with
             ``tokens(images) -> Tokens``, or one that returns ``(B, N, D)`` or ``(B, D, H, W)``.
-            A ``Preprocessing`` in its attribute ``preprocessing`` states size, mean and std; with a
-            ``NativePreprocessing`` it takes images of their own shape, ``tokens(Ragged) -> Tokens``.
+            Its attribute ``preprocessing`` states how its examples are read: a ``Preprocessing`` of
+            images, a ``NativePreprocessing`` of images of their own shape (``tokens(Ragged) -> Tokens``),
+            or that of another kind (`iceprobe.backbones.kinds.KINDS`).
             Training wrappers are removed, see :mod:`iceprobe.backbones.wrappers`.
         tokens: ``layer`` and ``norm`` are for models of timm only, the rest for a
             ``(B, P + N, D)`` output.
@@ -155,7 +157,7 @@ def _made(factory: Callable[[], Any], spec: str) -> Any:
 
 def stated_preprocessing(
     module: nn.Module, images: ImageOptions, label: str
-) -> tuple[ImagePreprocessing, list[str]]:
+) -> tuple[ExamplePreprocessing, list[str]]:
     """The transform by ``images`` and the module's own configuration, and what was assumed.
 
     Raises:
@@ -170,6 +172,13 @@ def stated_preprocessing(
             )
         fields = stated.as_dict()
         return native_transform(label, images, fields["patch_size"], fields, fields["max_tokens"])
+    if isinstance(stated, ExamplePreprocessing) and not isinstance(stated, ImagePreprocessing):
+        if given:
+            raise IceprobeError(
+                f"{label} reads {plural(stated.kind)}, as its attribute preprocessing says: drop "
+                f"{next(iter(given))}="
+            )
+        return stated, []
     if isinstance(stated, Preprocessing) and not images.native:
         return Preprocessing(**{**stated.as_dict(), **given}), []
     if getattr(module, "pretrained_cfg", None):

@@ -15,6 +15,7 @@ from iceprobe.backbones.options import (
     OutputOptions,
     Parser,
     PartOptions,
+    SoundOptions,
     TokenOptions,
     grouped,
     parse_shape,
@@ -89,14 +90,15 @@ BACKBONES: Registry[SourceEntry] = Registry(
         ),
         "transformers": SourceEntry(
             "iceprobe.backbones.transformers_models:load_transformers",
-            "a vision model of Hugging Face's transformers, by name or folder",
+            "a model of images, clips or sound of Hugging Face's transformers, by name or folder",
             (
                 "transformers:facebook/dinov2-with-registers-base",
                 "transformers:google/siglip-base-patch16-224?layer=all",
                 "transformers:./my-vit?image_size=224&mean=0.5,0.5,0.5&std=0.5,0.5,0.5",
                 "transformers:facebook/vjepa2-vitl-fpc64-256?frames=16&stride=4",
+                "transformers:microsoft/wavlm-base-plus?seconds=10&layer=-4",
             ),
-            {"tokens": OutputOptions, **OF_ANY_SHAPE, "parts": PartOptions},
+            {"tokens": OutputOptions, **OF_ANY_SHAPE, "parts": PartOptions, "sound": SoundOptions},
             {"trust": boolean},
         ),
         "open_clip": SourceEntry(

@@ -1,4 +1,4 @@
-"""Vision models of transformers: the class to load for a model type, and where its tokens are."""
+"""Models of transformers: the class to load for a model type, and where its tokens are."""
 
 import contextlib
 import inspect
@@ -13,6 +13,14 @@ from iceprobe.backbones.block_reader import BlockPaths, first_tensor
 from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.backbones.native_readers import grids_of
 from iceprobe.backbones.readers import square_grid
+from iceprobe.backbones.sound_models import (
+    Sound,
+    WaveFrames,
+    WhisperFrames,
+    ast_grid,
+    clap_inputs,
+    clap_map,
+)
 from iceprobe.core.errors import IceprobeError
 
 
@@ -150,7 +158,8 @@ class Architecture:
         features: model, a block's output and its position → its tokens.
         each: path from a block to the list whose last module is read.
         masks: whether ``inputs`` takes a `Ragged` of patches of images of several shapes.
-        clips: how it takes clips; ``None`` for a model of images.
+        clips: how it takes clips; ``None`` for a model of images or sound.
+        sound: how it takes recordings; ``None`` for a model of images or clips.
     """
 
     blocks: tuple[str, ...]
@@ -166,10 +175,11 @@ class Architecture:
     pooled_class: bool = False
     masks: bool = False
     clips: Clips | None = None
+    sound: Sound | None = None
 
     def paths(self, model: Any) -> BlockPaths:
         """Raises AttributeError if this version of the library has other names."""
-        inputs, features, clips = self.inputs, self.features, self.clips
+        inputs, features = self.inputs, self.features
         registers = model.config.num_register_tokens if self.registers else 0
         return BlockPaths(
             blocks=[
@@ -187,8 +197,16 @@ class Architecture:
             },
             vectors=self.vectors,
             pooled_class=self.pooled_class,
-            grid=None if clips is None else lambda batch: clips.grid(model.config, batch),
+            grid=self._grid(model),
         )
+
+    def _grid(self, model: Any) -> Callable[[Any], tuple[int, ...] | None] | None:
+        clips, sound = self.clips, self.sound
+        if clips is not None:
+            return lambda batch: clips.grid(model.config, batch)
+        if sound is not None and (grid := sound.grid) is not None:
+            return lambda batch: grid(model.config)
+        return None
 
 
 _TOWER = ("encoder.layers", "vision_model.encoder.layers")
@@ -241,6 +259,54 @@ _VIVIT = Architecture(
     ("layernorm",),
     clips=Clips(tube=lambda config: int(config.tubelet_size[0]), fixed=True),
 )
+# Of sound. wav2vec 2.0 and its like normalise within their blocks, or at the end (`do_stable_layer_norm`).
+_WAVES = Architecture(
+    ("encoder.layers",),
+    ("encoder.layer_norm",),
+    prefix=0,
+    sound=Sound("Wav2Vec2FeatureExtractor", frames=WaveFrames),
+)
+_AST = Architecture(
+    ("layers", "encoder.layer"),
+    ("layernorm",),
+    "ASTModel",
+    prefix=2,
+    vectors=_pooled,
+    inputs=lambda model, features: {"input_values": features},
+    sound=Sound(
+        "ASTFeatureExtractor",
+        grid=ast_grid,
+        said="padded to {seconds:.4g} s, and tokens of the padding are read like others, as in its training",
+    ),
+)
+_WHISPER = Architecture(
+    ("layers",),
+    ("layer_norm",),
+    "WhisperModel",
+    prefix=0,
+    sound=Sound(
+        "WhisperFeatureExtractor",
+        "encoder",
+        frames=WhisperFrames,
+        said="padded to {seconds:.4g} s, and tokens beyond their end are left out",
+    ),
+)
+_CLAP = Architecture(
+    ("audio_encoder.layers",),
+    ("audio_encoder.norm",),
+    "ClapAudioModelWithProjection",
+    prefix=0,
+    stages=True,
+    vectors=_pooled,
+    inputs=clap_inputs,
+    features=clap_map,
+    each="blocks",
+    sound=Sound(
+        "ClapFeatureExtractor",
+        "audio_model",
+        said="repeated to {seconds:.4g} s, as by its extractor",
+    ),
+)
 # Model type → where its tokens are. Image-text models have two types: the whole and the tower.
 ARCHITECTURES = {
     "vit": _PLAIN,
@@ -275,11 +341,20 @@ ARCHITECTURES = {
     "vjepa2": _VJEPA2,
     "timesformer": _TIMESFORMER,
     "vivit": _VIVIT,
+    "audio-spectrogram-transformer": _AST,
+    "wav2vec2": _WAVES,
+    "hubert": _WAVES,
+    "wavlm": _WAVES,
+    "whisper": _WHISPER,
+    "clap": _CLAP,
+    "clap_audio_model": _CLAP,
 }
 
 
 def _norm(model: Any, paths: Sequence[str]) -> Any:
-    """The final norm, ``None`` for a model that was built without."""
+    """The final norm, ``None`` for a model that was built without, or has it within its blocks."""
+    if getattr(model.config, "do_stable_layer_norm", True) is False:
+        return None
     for path in paths:
         parent, _, name = path.rpartition(".")
         with contextlib.suppress(AttributeError):

@@ -1,6 +1,6 @@
-"""``transformers:NAME_OR_DIR``: vision models of Hugging Face's transformers.
+"""``transformers:NAME_OR_DIR``: models of images, clips and sound of Hugging Face's transformers.
 
-Only the image tower of image-text models is loaded. Tokens are read at the blocks
+Only the tower of images of image-text models is read, and only the encoder of models of sound. Tokens are read at the blocks
 (``transformers_architectures.py``), so every layer is available without the final norm too, which
 ``last_hidden_state`` includes. Model types outside that table, and models with their own code
 (``trust=true``), are read by their ``last_hidden_state``.
@@ -29,12 +29,15 @@ from iceprobe.backbones.options import (
     CheckpointOptions,
     OutputOptions,
     PartOptions,
+    SoundOptions,
 )
 from iceprobe.backbones.parts import Joining, over_parts, spread
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
 from iceprobe.backbones.processors import read_processor
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, has_pooler
+from iceprobe.backbones.sound_models import FrameReader, Sound, check_extractor
+from iceprobe.backbones.sound_preprocessing import SoundPreprocessing
 from iceprobe.backbones.timm_models import timm_reading
 from iceprobe.backbones.transformers_architectures import (
     ARCHITECTURES,
@@ -46,7 +49,11 @@ from iceprobe.backbones.video_processors import read_clip_processor, video_proce
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.foreign import explained, one_line
 
+SHORTEST = 400  # samples of a frame of a spectrogram
 OPTIONAL = ("visual_projection", "head")  # they make the vectors; not every checkpoint has them
+# What no checkpoint needs, and no one of models of sound: it isn't read.
+UNREAD = ("pooler.",)
+UNREAD_OF_SOUND = ("decoder.", "audio_projection.", "masked_spec_embed")
 
 
 def load_transformers(
@@ -57,13 +64,15 @@ def load_transformers(
     images: AnyShapeOptions,
     saved: CheckpointOptions,
     parts: PartOptions = PartOptions(),
+    sound: SoundOptions = SoundOptions(),
     trust: bool = False,
 ) -> Backbone:
     """Load ``transformers:NAME_OR_DIR``; the options are those of :func:`iceprobe.load_backbone`.
 
     Size, statistics and interpolation come from the folder's ``preprocessor_config.json``
     (:mod:`iceprobe.backbones.processors`), for clips from its video processor
-    (:mod:`iceprobe.backbones.video_processors`). ``num_prefix`` and ``has_class`` are for model types
+    (:mod:`iceprobe.backbones.video_processors`), and features of sound are its feature extractor's
+    (:mod:`iceprobe.backbones.sound_preprocessing`). ``num_prefix`` and ``has_class`` are for model types
     that iceprobe doesn't know.
 
     Raises:
@@ -85,7 +94,37 @@ def load_transformers(
     reader: nn.Module
     preprocessing: ExamplePreprocessing
     each: dict[str, Any] = {}
-    if architecture is not None and architecture.clips is not None:
+    if sound.seconds is not None and (architecture is None or architecture.sound is None):
+        raise IceprobeError(
+            f"{spec}: seconds={sound.seconds:g} is of models of sound, and this is a {config.model_type}: "
+            "drop it"
+        )
+    if architecture is not None and architecture.sound is not None:
+        _refuse_others(spec, config.model_type, tokens, images.given | parts.given)
+        if architecture.sound.tower:
+            model = model.get_submodule(architecture.sound.tower)
+        paths = _block_paths(architecture, model, spec)
+        if tokens.norm is None and paths.norm is None:
+            norm = True  # its norm is within its blocks
+        of_frames = architecture.sound.frames
+        frames = None if of_frames is None else of_frames(model.config)
+        with quiet(transformers.utils.logging):
+            preprocessing, crop = _sound_preprocessing(
+                transformers,
+                folder,
+                spec,
+                architecture.sound,
+                sound,
+                SHORTEST if frames is None else frames.shortest(),
+            )
+        reader = (
+            BlockReader(model, paths, tokens.layers, norm)
+            if frames is None
+            else FrameReader(
+                model, paths, tokens.layers, norm, frames=frames, rate=preprocessing.rate
+            )
+        )
+    elif architecture is not None and architecture.clips is not None:
         with quiet(transformers.utils.logging):
             preprocessing, crop = _clip_preprocessing(
                 transformers, folder, spec, images, model.config, architecture.clips, parts
@@ -198,6 +237,31 @@ def _clip_preprocessing(
     return made, [*lines, *spread(spec, made)]
 
 
+def _sound_preprocessing(
+    transformers: Any,
+    folder: str,
+    spec: str,
+    sound: Sound,
+    asked: SoundOptions,
+    shortest: int,
+) -> tuple[SoundPreprocessing, list[str]]:
+    """How a model of sound reads recordings, and what is assumed of short ones."""
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    except Exception as error:  # the library raises anything for a wrong field
+        raise IceprobeError(
+            f"{spec}: no preprocessor_config.json says how its recordings are prepared "
+            f"({one_line(error, 120)}): put the one of the model beside it"
+        ) from error
+    fields = check_extractor(extractor, sound, spec)
+    made = SoundPreprocessing(int(fields["sampling_rate"]), asked.seconds, shortest, fields)
+    window = made.window
+    if window is None:
+        return made, []
+    said = sound.said.format(seconds=window / made.rate)
+    return made, [f"{spec}: recordings shorter than its window are {said}"]
+
+
 _FETCH = (
     "copy its folder (config.json, preprocessor_config.json, model.safetensors) from a connected "
     "machine and pass transformers:DIR"
@@ -240,7 +304,7 @@ def _model(
     kind = getattr(transformers, loads or "AutoModel")
     code = {} if loads else {"trust_remote_code": trust}
     if checkpoint is not None:
-        tower = getattr(config, "vision_config", config) if loads else config
+        tower = _tower(config) if loads else config
         make = kind._from_config if loads else kind.from_config
         model, missing = make(tower, **code), []
     else:
@@ -253,7 +317,9 @@ def _model(
     absent = [part for part in OPTIONAL if any(key.startswith(f"{part}.") for key in missing)]
     for part in absent:
         setattr(model, part, nn.Identity())
-    check_keys(model, folder, [k for k in missing if not k.startswith(("pooler.", *OPTIONAL))])
+    unread = UNREAD_OF_SOUND if architecture is not None and architecture.sound else ()
+    unread = (*UNREAD, *OPTIONAL, *unread)
+    check_keys(model, folder, [key for key in missing if not key.startswith(unread)])
     if config.model_type == "vit_mae":
         model.config.mask_ratio = 0.0
     return model.float(), not absent
@@ -318,10 +384,26 @@ def _without_processor(
 
 def _settings(config: Any) -> dict[str, Any]:
     """The configuration without its metadata."""
-    config = getattr(config, "vision_config", config)
+    config = _tower(config)
     metadata = {"architectures", "transformers_version", "dtype", "torch_dtype"}
     fields = config.to_diff_dict().items()
     return {key: v for key, v in fields if key not in metadata and not key.startswith("_")}
+
+
+def _tower(config: Any) -> Any:
+    """The configuration of the encoder that is read, of a model of several."""
+    return getattr(config, "vision_config", None) or getattr(config, "audio_config", None) or config
+
+
+def _refuse_others(
+    spec: str, model_type: str, tokens: OutputOptions, others: dict[str, Any]
+) -> None:
+    """Refuse options of images and clips for a model of sound."""
+    if others:
+        raise IceprobeError(
+            f"{spec}: {next(iter(others))} is of images or clips, and {model_type!r} reads recordings: drop it"
+        )
+    _refuse(spec, model_type, tokens, "num_prefix", "has_class")
 
 
 def _refuse(spec: str, model_type: str, tokens: OutputOptions, *options: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.core.assumptions import log_assumptions
-from iceprobe.datasets import clips, pixels
+from iceprobe.datasets import clips, pixels, recordings
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
@@ -29,9 +29,15 @@ _CLIP_LINES = {
     clips.UNEVEN: "with frames at uneven times: frames are counted (fps= reads by their times)",
     clips.SHORT: "of which frames are read again: they have fewer, or fewer a second, than are read",
 }
+_SOUND_LINES = {
+    recordings.MIXED: "with several channels, mixed to one by their mean",
+    recordings.RESAMPLED: "at another rate than the backbone's, converted to it",
+    recordings.CUT: "longer than the piece that the backbone reads, which is their beginning",
+}
 _NAMED = {
     **{kind: f"images {line}" for kind, line in _LINES.items()},
     **{kind: f"clips {line}" for kind, line in _CLIP_LINES.items()},
+    **{kind: f"recordings {line}" for kind, line in _SOUND_LINES.items()},
 }
 _OPTION = {
     pixels.TURNED: "orientation",

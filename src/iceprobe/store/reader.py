@@ -333,7 +333,7 @@ class Store(HasTokenShape):
             )
         preprocessing = ExamplePreprocessing.from_dict(self.manifest.backbone.preprocessing)
         index = self[split].index[np.asarray(rows)].tolist()
-        return [preprocessing.crop(source.image(row)) for row in index]
+        return [preprocessing.shown(source, row) for row in index]
 
 
 def metric_of(store: Store, task: Task, name: str | None = None) -> str:
