@@ -24,7 +24,8 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Answer, Namer, spread, spread_rule
 from iceprobe.reporting.pictures import evidence_picture, image_uri, map_uri, picture_uri
-from iceprobe.reporting.strips import has_moments, moments
+from iceprobe.reporting.spectrograms import has_spectrograms, spectrograms
+from iceprobe.reporting.strips import Moments, has_moments, moments
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store.format import FOLDS
 from iceprobe.tasks.registry import get_task
@@ -60,7 +61,7 @@ class Gallery:
     """The attention of one probe on the images shown, and the evidence.
 
     Attributes:
-        strips: whether pictures are frames of clips side by side, not images.
+        strips: what pictures are that aren't single images, as part of a sentence; empty of images.
         columns: titles of the maps.
         evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
@@ -78,13 +79,13 @@ class Gallery:
     rule: str
     remark: str
     centred: bool
-    strips: bool = False
+    strips: str = ""
 
 
 class Album:
     """Images of a split, by row, and their tokens once they are asked for.
 
-    Of a clip ``images`` and ``pictures`` have one frame, and ``strips`` several.
+    Of a clip ``images`` and ``pictures`` have one frame, and ``strips`` several; of a recording its spectrogram.
 
     Raises:
         IceprobeError: if the images can't be found.
@@ -93,7 +94,7 @@ class Album:
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         part = store[split]
         self.store, self.split, self.rows = store, split, rows
-        self.moments = moments(store, split, rows)
+        self.moments = moments(store, split, rows) or spectrograms(store, split, rows)
         shown = store.images(split, rows) if self.moments is None else self.moments.middle
         self.images: list[Image.Image] = list(shown)
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
@@ -145,7 +146,7 @@ class Album:
     @property
     def frames(self) -> int:
         """Frames of each of ``strips``."""
-        return 1 if self.moments is None else len(self.moments.shown)
+        return len(self.moments.shown) if isinstance(self.moments, Moments) else 1
 
     def overlays(self, maps: Tensor, *, strips: bool = False) -> list[list[str]]:
         """Maps ``(B, K, N)`` over the images, K pictures an image; over ``strips`` of clips if asked."""
@@ -196,7 +197,7 @@ def check_maps(store: "Store", split: str) -> None:
     """
     if split == FOLDS:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
-    if not (store[split].on_grids or has_moments(store)):
+    if not (store[split].on_grids or has_moments(store) or has_spectrograms(store)):
         raise IceprobeError("its store has no patch tokens on a grid")
 
 
@@ -247,7 +248,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         album.rule,
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
         isinstance(probe.norm, nn.BatchNorm1d),
-        album.moments is not None,
+        "" if album.moments is None else album.moments.said,
     )
 
 

@@ -108,7 +108,7 @@ def figure(
     album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
     if album.moments is not None:
         raise IceprobeError(
-            "a figure is of images, and these are clips: their report has strips of frames"
+            "a figure is of images: the report has strips of clips and spectrograms of recordings"
         )
     if evidence is not None:
         columns = evidence_columns(attentive, album, evidence)

@@ -15,6 +15,7 @@ from iceprobe.analysis.parts import part_picture
 
 SIDE = 132  # pixels of a picture in the file; shown at about half of that on dense screens
 _BOX = (255, 196, 0)
+AS_IS = "as it is"  # key in the info of a picture that has its size already
 
 # Dark blue to pale yellow through magenta, evenly lighter: matplotlib's "magma" at nine points.
 _RAMP = np.array(
@@ -153,6 +154,8 @@ def enlarged(image: Image.Image, frames: int = 1) -> Image.Image:
         for place in range(strip.width // frames, strip.width, strip.width // frames):
             strip.paste((255, 255, 255), (place - 1, 0, place + 2, strip.height))
         return strip
+    if AS_IS in image.info:
+        return image.convert("RGB")
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)

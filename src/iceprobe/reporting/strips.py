@@ -5,7 +5,7 @@ shown on the first of them.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class Moments:
     grid: tuple[int, int, int]
     shown: list[int]
     frames: list[list[Image.Image]]
+    said: ClassVar[str] = "of each clip up to six moments side by side"
 
     @property
     def middle(self) -> list[Image.Image]:
