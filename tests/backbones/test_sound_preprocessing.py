@@ -154,10 +154,13 @@ def test_what_is_seen_of_a_recording(tmp_path: Path) -> None:
     split = data.splits["train"]
     plain = Loudness.preprocessing.shown(split, 0)
     assert plain.mode == "L"
+    length = len(Loudness.preprocessing.samples(split.example(0)))
+    assert plain.info["seconds"] == length / 8_000
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=64)
     reads = SoundPreprocessing(16_000, shortest=400, extractor=extractor.to_dict())
     picture = reads.shown(split, 0)
     assert picture.size == (64, 32)
+    assert picture.info["seconds"] == pytest.approx(0.655)  # the window, padding too
     made = reads.transform(split.example(0))
     assert isinstance(made, Tensor)
     # Low bands are below, and louder is lighter.

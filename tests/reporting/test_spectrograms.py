@@ -96,7 +96,7 @@ def test_a_report_of_recordings_has_spectrograms(tmp_path: Path) -> None:
         store, ["linear", "ep2"], epochs=2, seeds=1, protocol="paper", output=tmp_path / "run"
     )
     page = iceprobe.report(results, tmp_path / "report.html").read_text()
-    assert "spectrograms of what it read, with time to the right" in page
+    assert "spectrograms of all that it read, padding too" in page
     assert page.count('<table class="gallery strips">') == 1
     (ep,) = [one for one in results if one.probe == "ep2"]
     album = Album.spread(store, "test", 2)

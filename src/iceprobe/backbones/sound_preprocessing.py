@@ -26,6 +26,7 @@ from iceprobe.datasets.recordings import CUT, RESAMPLED, Recording
 from iceprobe.datasets.spectrogram import level_picture, mel_picture
 
 FRAME, HOP = 400, 160  # samples of AST's frames, in transformers' own code
+SECONDS = "seconds"  # key of a picture's info: how many it is of
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,21 @@ class SoundPreprocessing(ExamplePreprocessing):
         return Ragged.of(torch.zeros(max(self.shortest, self.most or self.rate)))
 
     def shown(self, split: Split, index: int) -> Image.Image:
-        """The spectrogram that the backbone reads, or that of its samples: low bands below."""
-        recording, call = split.example(index), self._call
+        """The spectrogram that the backbone reads, or that of its samples: low bands below.
+
+        Its ``info`` has the `SECONDS` that it is of.
+        """
+        samples, call = self.samples(split.example(index)), self._call
+        length = len(samples) if self.window is None or (call and call.masked) else self.window
+        picture = self._picture(samples)
+        picture.info[SECONDS] = length / self.rate
+        return picture
+
+    def _picture(self, samples: np.ndarray) -> Image.Image:
+        call = self._call
         if call is None or call.time is None:
-            return mel_picture(self.samples(recording), self.rate)
-        features = self._features(self.samples(recording)).numpy()
+            return mel_picture(samples, self.rate)
+        features = self._features(samples).numpy()
         if call.masked:
             features = features[:-1, features[-1] > 0]
         features = features[0] if features.ndim == 3 else features

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from iceprobe.backbones.sound_preprocessing import SECONDS
 from iceprobe.reporting.pictures import AS_IS
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ class Spectrograms:
     grid: tuple[int, int] | None
     lengths: NDArray[np.int64] | None
     said: ClassVar[str] = (
-        "spectrograms of what it read, with time to the right and low pitch below, each as wide as its "
-        "recording is long"
+        "spectrograms of all that it read, padding too: time runs to the right, pitch upwards"
     )
 
     @property
@@ -74,6 +74,17 @@ def has_spectrograms(store: "Store") -> bool:
     return store.has_patches and store.manifest.backbone.preprocessing.get("kind") == "sound"
 
 
+def with_length(found: Image.Image) -> Image.Image:
+    """A spectrogram at `SIZE`, with its seconds in a corner."""
+    picture = found.resize(SIZE, Image.Resampling.BILINEAR)
+    picture.info[AS_IS] = True
+    text = f"{picture.info[SECONDS]:.3g} s"
+    draw = ImageDraw.Draw(picture)
+    place = (SIZE[0] - 5, SIZE[1] - 4)
+    draw.text(place, text, fill=255, anchor="rb", font_size=13, stroke_width=2, stroke_fill=0)
+    return picture
+
+
 def spectrograms(store: "Store", split: str, rows: NDArray[np.int64]) -> Spectrograms | None:
     """Of recordings; ``None`` of other examples.
 
@@ -82,15 +93,10 @@ def spectrograms(store: "Store", split: str, rows: NDArray[np.int64]) -> Spectro
     """
     if not has_spectrograms(store):
         return None
-    pictures = []
-    for found in store.images(split, rows):
-        picture = found.resize(SIZE, Image.Resampling.BILINEAR)
-        picture.info[AS_IS] = True
-        pictures.append(picture)
     grid = store.grid
     lengths = store[split].lengths
     return Spectrograms(
-        pictures,
+        [with_length(found) for found in store.images(split, rows)],
         None if grid is None else (grid[0], grid[1]),
         None if lengths is None else lengths[rows],
     )
