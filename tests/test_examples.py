@@ -1,15 +1,20 @@
 """What a user starts from works as it stands."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import pairs
 from iceprobe.backbones import load_backbone
+from iceprobe.backbones.kinds import Ragged
 from iceprobe.cli.config import read_yaml, resolve
+from iceprobe.core.foreign import imported
 from iceprobe.probes import parse_probe
 from iceprobe.probes.probe import build_for
 from iceprobe.settings import AdaptRun, Run
@@ -46,6 +51,35 @@ def test_lora_with_ep_has_no_more_parameters_than_either_alone():
     assert (
         counts["lora", "ep12?out_dim=48"] == 6 * 8 * 2 * 192 + 12 * 192 + 48 * 192 + 490 == 30_442
     )
+
+
+def test_the_voice_encoder_reads_each_recording_by_itself():
+    """Its features by transformers' own spectrogram; the weights of the package where it is installed."""
+    from transformers.audio_utils import spectrogram, window_function
+
+    pytest.importorskip("soundfile")
+    spec = f"python:{ROOT / 'examples' / 'sound' / 'voice.py'}:build_encoder"
+    build = imported(spec.removeprefix("python:"), spec, "factory")
+    if importlib.util.find_spec("resemblyzer") is None:
+        with pytest.raises(ModuleNotFoundError, match="pip install"):
+            build()
+        encoder = build.__globals__["VoiceEncoder"]()
+    else:
+        encoder = build()
+    rng = np.random.default_rng(0)
+    sounds = [0.3 * rng.normal(size=n).astype(np.float32) for n in (3_200, 8_001, 500)]
+    together = Ragged.together([Ragged.of(torch.from_numpy(one)) for one in sounds])
+    with torch.no_grad():
+        tokens = encoder.tokens(together)
+        for row, sound in enumerate(sounds):
+            mel = spectrogram(
+                sound, window_function(400, "hann"), 400, 160, pad_mode="constant", power=2.0,
+                mel_filters=encoder.bands.numpy(), mel_floor=0.0,
+            )  # fmt: skip
+            expected = encoder.lstm(torch.from_numpy(mel.T).float()[None])[0][0]
+            own = tokens.patches[row, tokens.mask[row]]
+            torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
+    assert tokens.coords[1, :3, 0].tolist() == pytest.approx([0, 0.01, 0.02])
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ CASES = {
     ),
     "HuBERT": ("Hubert", WAVES | GROUP),
     "HuBERT, layer norm": ("Hubert", WAVES | LAYER),
+    "HuBERT, batch norm of positions": ("Hubert", WAVES | LAYER | {"conv_pos_batch_norm": True}),
     "WavLM": ("WavLM", WAVES | GROUP),
     "WavLM, layer norm": ("WavLM", WAVES | LAYER),
 }

@@ -17,7 +17,7 @@ from iceprobe.cli import demo, plan
 from iceprobe.cli.config import resolve
 from iceprobe.probes import PROBES
 from tests.cli.conftest import write_images
-from tests.datasets import layouts, videos
+from tests.datasets import layouts, sounds, videos
 from tests.guide import substitutions
 from tests.guide.running import ROOT, call
 
@@ -27,12 +27,33 @@ from torch import nn
 def build_cnn():
     return nn.Conv2d(3, 48, 4, stride=4)
 """
+LOUDNESS = """
+from torch import nn
+
+from iceprobe.backbones.sound_preprocessing import SoundPreprocessing
+from iceprobe.tokens import Tokens
+
+
+class Loudness(nn.Module):
+    preprocessing = SoundPreprocessing(8_000, shortest=400)
+
+    def tokens(self, sounds):
+        padded = sounds.padded()
+        count = padded.shape[1] // 400
+        found = padded[:, : count * 400].unflatten(1, (count, 16, 25)).square().mean(3).sqrt()
+        mask = found.new_ones(count).cumsum(0) <= (sounds.lengths // 400)[:, None]
+        return Tokens(found, found[:, :0], mask=mask)
+
+
+def build_encoder():
+    return Loudness()
+"""
 DEMO = dict(part.split("=") for part in substitutions.SHORTER["demo"].split())
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes in folders, flat, in tars and as parquet; videos; two benchmark sets."""
+    """Three classes in folders, flat, in tars and as parquet; videos, sounds; two benchmark sets."""
     import datasets
 
     root = tmp_path_factory.mktemp("data")
@@ -71,9 +92,38 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 frames = np.full((6, 24, 32, 3), shade + number, np.uint8)
                 videos.write(root / "actions" / split / name / f"{number}.mkv", frames)
+    _sounds(root)
     layouts.aircraft(root)
     layouts.dtd(root)
     return root
+
+
+def _sounds(root: Path) -> None:
+    """Words in folders, four makers' drums, and two backbones: a small WavLM and a module."""
+    import transformers
+
+    for split, count in (("train", 8), ("test", 3)):
+        for name, hertz in (("yes", 300), ("no", 900)):
+            for number in range(count):
+                sound = sounds.tone(4_000 + 500 * number, hertz)
+                sounds.write(root / "words" / split / name / f"{number}.wav", sound)
+    for maker in range(4):
+        kit = root / "drumkits" / f"Maker{maker}_kit"
+        listed = ""
+        for number, name in enumerate(("Kick", "Snare", "Tom Low", "Closed HH", "Crash")):
+            for layer in range(2):
+                file = f"{number}-{layer}.wav"
+                sounds.write(kit / file, sounds.tone(2_000 + 300 * maker, 200 * (number + 1)))
+                listed += f"<instrument><name>{name}</name><filename>{file}</filename></instrument>"
+        (kit / "drumkit.xml").write_text(f'<drumkit_info xmlns="http://x">{listed}</drumkit_info>')
+    (root / "loudness.py").write_text(LOUDNESS)
+    small = transformers.WavLMConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8, 8), conv_kernel=(10, 8), conv_stride=(5, 64), num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    transformers.WavLMModel(small).save_pretrained(root / "wavlm")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(root / "wavlm")
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -32,6 +32,9 @@ STAND_INS = (
         "bundled:mae-tiny?frames=2",
     ),
     (r"bundled:fashion-motion --epochs", "bundled:fashion-motion?target=direction --epochs"),
+    # A tiny one of sound, and a module in place of weights that come with a package.
+    (r"transformers:microsoft/wavlm-base-plus", "transformers:/data/wavlm"),
+    (r"python:examples/sound/voice\.py", "python:/data/loudness.py"),
     ("PYTHONPATH=tools iceprobe", "iceprobe"),
     (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),
@@ -122,5 +125,6 @@ SLOW = {
     "measures.md",
     "probes.md",
     "report.md",
+    "sound.md",
     "tour.md",
 }

@@ -57,6 +57,12 @@ class WaveFrames(Frames):
     def _convolutions(self) -> list[tuple[int, int]]:
         return list(zip(self.config.conv_kernel, self.config.conv_stride, strict=True))
 
+    @property
+    def alone(self) -> bool:
+        """Whether padding would reach a norm over time, or be shifted by one before a convolution."""
+        shifted = getattr(self.config, "conv_pos_batch_norm", False)
+        return bool(self.config.feat_extract_norm == "group" or shifted)
+
     def shortest(self) -> int:
         length = 1
         for kernel, stride in reversed(self._convolutions):
@@ -77,7 +83,7 @@ class WaveFrames(Frames):
     def runs(self, inputs: Inputs) -> Iterator[Run]:
         assert isinstance(inputs, Ragged)
         padded, lengths = inputs.padded(), inputs.lengths
-        if self.config.feat_extract_norm != "group":
+        if not self.alone:
             every = torch.arange(len(lengths), device=lengths.device)
             yield every, {"input_values": padded, "attention_mask": inputs.mask.long()}
             return

@@ -368,7 +368,7 @@ def _set_reading(dataset: "Dataset", options: dict[str, Any]) -> None:
     from iceprobe.datasets.pixels import Reading
 
     for split in dataset.splits.values() if options else ():
-        if split.reading is None or split.kind == "clip":
+        if split.reading is None or split.kind in ("clip", "sound"):
             raise IceprobeError(
                 f"option {next(iter(options))!r} of {dataset.spec!r} is for images in files, and "
                 f"these are {'arrays' if split.kind == 'image' else f'{split.kind}s'}: leave it out"
