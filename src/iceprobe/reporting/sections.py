@@ -87,7 +87,6 @@ def galleries_of(
     attentive = _attentive(results)
     if images < 1 or not attentive:
         return [], []
-    from iceprobe.analysis.bags import of_bags
     from iceprobe.reporting.attention import Album, draw_gallery  # torch: only where maps are drawn
 
     albums: dict[str, Album | IceprobeError] = {}
@@ -105,7 +104,7 @@ def galleries_of(
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                if of_bags(store := opened(result)):
+                if _drawn_as_bags(store := opened(result)):
                     continue  # as bag_galleries_of draws them
                 albums[key] = Album.spread(store, result.split, images)
             album = albums[key]
@@ -129,14 +128,13 @@ def bag_galleries_of(
     on_bags: dict[str, tuple[Store, list[FittedResult]]] = {}
     attentive = _attentive(results) if images > 0 else []
     if attentive:
-        from iceprobe.analysis.bags import of_bags
         from iceprobe.reporting.bag_view import draw_bags
     for result in attentive:
         try:
             if (
                 result.adaptation is None
                 and result.split != FOLDS
-                and of_bags(store := opened(result))
+                and _drawn_as_bags(store := opened(result))
             ):
                 key = f"{result.store.identity} {result.split}"
                 on_bags.setdefault(key, (store, []))[1].append(result)
@@ -159,6 +157,14 @@ def bag_galleries_of(
             else:
                 galleries.append(gallery)
     return galleries, remarks
+
+
+def _drawn_as_bags(store: "Store") -> bool:
+    """Whether tokens lie on no grid, nor in the time of recordings."""
+    from iceprobe.analysis.bags import of_bags
+    from iceprobe.reporting.spectrograms import has_spectrograms
+
+    return of_bags(store) and not has_spectrograms(store)
 
 
 def _attentive(results: Sequence[FittedResult]) -> list[FittedResult]:
