@@ -1,6 +1,7 @@
 """Needles in bags: what probes read where k of N tokens carry the class, from N = 10 to 10,000.
 
-    python -m benchmarks.needles [--replicates 3] [--out benchmarks/needles.json] [--picture docs/needles.svg]
+    python -m benchmarks.needles [--replicates 3] [--out benchmarks/needles.json]
+    python -m benchmarks.needles --show benchmarks/needles.json --picture docs/needles.svg
 
 A bag has N tokens of 32 independent standard normal numbers. k = 3 of them, at places drawn at random, are the
 bag's needles: each gets the direction of the bag's class, one of five orthogonal ones drawn at random, times 5.
@@ -17,6 +18,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,12 +98,65 @@ def row(size: int, replicates: int, probes: Sequence[str]) -> dict[str, object]:
     return figures
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Accuracy with its interval, and of attention the share of needles found, in Markdown."""
+    lines = [
+        f"| N | {' | '.join(f'`{probe}`' for probe in PROBES)} | knowing |",
+        "|---:|" + "---|" * len(PROBES) + "---:|",
+    ]
+    for one in rows:
+        cells = []
+        for probe in PROBES:
+            low, mean, high = (100 * one[probe][key] for key in ("low", "accuracy", "high"))
+            found = one[probe].get("precision")
+            finds = "" if found is None else f", finds {100 * found:.0f}"
+            cells.append(f"{mean:.1f} ({low:.0f} to {high:.0f}){finds}")
+        lines.append(f"| {one['tokens']:,} | {' | '.join(cells)} | {100 * one['knowing']:.1f} |")
+    return "\n".join(lines)
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> str:
+    """Both against N, as SVG."""
+    import altair as alt
+    import vl_convert
+
+    points = [
+        {"N": one["tokens"], "probe": probe, **{k: 100 * v for k, v in one[probe].items()}}
+        for one in rows
+        for probe in PROBES
+    ]
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("N:Q", title="tokens of a bag, 3 of them needles").scale(type="log"),
+        color=alt.Color("probe:N", title=None, sort=PROBES).legend(orient="top", labelLimit=300),
+    )
+    axis = alt.Y("accuracy:Q", title="accuracy, %").scale(domain=[0, 100])
+    accuracy = base.mark_line(point=True).encode(y=axis) + base.mark_errorband(opacity=0.12).encode(
+        y=alt.Y("low:Q", title="accuracy, %"), y2="high:Q"
+    )
+    precision = (
+        base.mark_line(point=True)
+        .encode(y=alt.Y("precision:Q", title="needles among the 3 of most attention, %"))
+        .transform_filter("isValid(datum.precision)")
+    )
+    size = {"width": 330, "height": 260}
+    both = alt.hconcat(accuracy.properties(**size), precision.properties(**size))
+    return vl_convert.vegalite_to_svg(both.configure(background="white").to_dict())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="write the figures to this file")
+    parser.add_argument("--show", type=Path, help="print the table of such a file, measure nothing")
+    parser.add_argument("--picture", type=Path, help="with --show: draw it")
     args = parser.parse_args()
+    if args.show is not None:
+        rows = json.loads(args.show.read_text())["rows"]
+        print(table(rows))
+        if args.picture is not None:
+            args.picture.write_text(picture(rows) + "\n")
+        return
     rows = []
     for size in args.sizes:
         rows.append(row(size, args.replicates, PROBES))
