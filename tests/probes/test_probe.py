@@ -128,7 +128,7 @@ def test_parse_probe_puts_the_number_under_its_key():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mhac12", "unknown probe 'mhac'. Did you mean mhca?"),
+        ("mhac12", "unknown probe 'mhac'. Did you mean mhca or max?"),
         ("lienar", "unknown probe 'lienar'. Did you mean linear?"),
         ("4", "unknown probe '4'"),
         ("linear3", "takes no number"),

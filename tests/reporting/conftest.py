@@ -7,6 +7,7 @@ right answer without a fit.
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ class FakeStore:
     has_class = has_patches = True
     pooled_class = False
     shape = TokenShape(DIM, num_tokens, num_prefix, GRID, has_class)
+    manifest = SimpleNamespace(backbone=SimpleNamespace(preprocessing={}))  # of images
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
