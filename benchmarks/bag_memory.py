@@ -10,6 +10,7 @@ one epoch, every bag of which is streamed twice a step. Told is the most memory 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,25 +23,23 @@ import numpy as np
 DIM = 768
 PROBES = ("ep8", "abmilp?gated=true&hidden=128")
 
-CHILD = """
-import json, sys
-import numpy as np, torch, iceprobe
-from iceprobe.machine.allocator import keep_freed_memory
+OPTIONS = [
+    "--protocol=paper",
+    "--epochs=1",
+    "--min-steps=0",
+    "--seeds=1",
+    "--learning-rates=1e-2",
+    "--batch-size=16",
+]
 
-def peak():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
-keep_freed_memory()
-torch.ones(8, 8) @ torch.ones(8, 8)
-before, memory, folder, probes = peak(), int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-spec = f"features:{folder}/bags?table={folder}/labels.csv&name=slide_id&target=label&split=split"
-store = iceprobe.load_features(spec, progress=False)
-opened = peak()
-iceprobe.fit(store, probes, protocol="paper", epochs=1, min_steps=0, seeds=1, learning_rates=[1e-2],
-             batch_size=16, memory=memory, output=f"{folder}/run", progress=False)
-print(json.dumps({"before": before, "opened": opened, "fitted": peak()}))
-"""
+def peak(command: list[str]) -> int:
+    """The most bytes that a command had in memory."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise RuntimeError(f"{command} ended with {status}")
+    return usage.ru_maxrss * 1024
 
 
 def write(folder: Path, bags: int, tokens: int) -> None:
@@ -65,15 +64,20 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), args.bags, args.tokens)
+        spec = f"features:{folder}/bags?table={folder}/labels.csv&name=slide_id&target=label&split=split"
+        command = [sys.executable, "-m", "iceprobe", "fit", spec, "--memory", f"{args.memory:.0f}"]
+        command += (
+            [f"--probe={probe}" for probe in PROBES] + OPTIONS + ["--output", f"{folder}/run"]
+        )
+        torch_alone = peak([sys.executable, "-c", "import torch, iceprobe.fitting.api"])
         began = time.perf_counter()
-        command = [sys.executable, "-c", CHILD, str(int(args.memory)), folder, *PROBES]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        found |= {
+        found = {
             "bags": args.bags,
             "tokens": args.tokens,
             "bytes": 2 * DIM * args.bags * args.tokens,
             "memory": args.memory,
+            "torch_alone": torch_alone,
+            "peak": peak(command),
             "seconds": round(time.perf_counter() - began),
         }
     print(json.dumps(found))

@@ -17,7 +17,7 @@ class PlantedSplit:
     tokens: Tensor
     prefix: Tensor
     labels: np.ndarray
-    live = False
+    live, lengths = False, None
 
     @property
     def mean(self) -> Tensor:

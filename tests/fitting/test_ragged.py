@@ -86,6 +86,22 @@ def test_a_batch_is_cut_into_pieces_that_are_full(cutting, lengths):
         assert len(cuts) < 32  # not each alone
 
 
+def test_drawn_tokens_of_large_bags_stay_in_memory():
+    """A bag is read whole and alone, and what is drawn of it is held: nothing is read twice."""
+    cuts, streamed = Cutting(1000, 1000).pieces(np.full(8, 1000), drawn=100)
+    assert len(cuts) == 8
+    assert not streamed
+    assert Cutting(1000, 1000).pieces(np.full(8, 1000))[1]
+
+
+def test_a_sample_of_tokens_is_the_same_in_pieces():
+    """Where all examples have as many: what is measured on it, coordinates, doesn't depend on --max-tokens."""
+    x, y = np.random.default_rng(0).normal(size=(60, 12, DIM)).astype(np.float32), np.arange(60) % 3
+    even = iceprobe.from_tokens({"train": (x, y), "test": (x[::2], y[::2])})["train"]
+    whole = Feed(even, np.arange(60), {"patches"}, CPU, torch.float32)
+    assert torch.equal(whole.sample("patches", 0), whole.in_pieces(ONE).sample("patches", 0))
+
+
 @pytest.mark.parametrize("cutting", [ALL, STREAMED, ONE])
 @pytest.mark.parametrize("probe", PROBES)
 def test_losses_and_gradients_are_those_of_the_examples_alone(few, cutting, probe, float64):  # noqa: F811
@@ -229,7 +245,7 @@ def test_max_tokens_changes_no_result(store):
             )["logits"]
             for options in ({}, {"max_tokens": 24})
         ]
-        np.testing.assert_allclose(logits[0], logits[1], rtol=2e-2, atol=2e-3)
+        np.testing.assert_allclose(logits[0], logits[1], rtol=2e-3, atol=2e-3)
 
 
 def test_drawn_tokens_are_said_and_change_the_weights(store):

@@ -133,7 +133,7 @@ class Feed:
             batches = split_batches(order, batch_size)
             yield from feed._ahead(feed._part(rows, positions) for positions in batches)
         else:
-            yield from feed._ahead(feed._buffered(rows, batch_size, rng))
+            yield from self._ahead(self._buffered(feed, rows, batch_size, rng))
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Every image, in all its stored views; in one view if tokens are live."""
@@ -150,19 +150,24 @@ class Feed:
         rng = np.random.default_rng((seed, 2))
         alone = self.reading({name})
         alone.dtype = torch.float32
-        if self.cutting is not None:
+        if self.source.lengths is not None:
             return alone._sample_of_each(name, rng)
         most = SAMPLED_LIVE if self.source.live else SAMPLED_IMAGES
         drawn = np.sort(rng.permutation(len(self))[:most])
+        large = self.cutting is not None  # one example at a time
         found, done = torch.empty(0, device=self.device), 0
         for positions in split_batches(drawn, SAMPLED_AT_ONCE):
-            tokens = alone._gather(self.rows[positions], positions).inputs[name]
-            picked = np.sort(rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))])
-            if not done:  # allocated whole, so that no parts are concatenated
-                found = tokens.new_empty(len(drawn) * len(picked), tokens.shape[2])
-            part = tokens[:, torch.from_numpy(picked).to(tokens.device)].flatten(0, 1)
-            found[done : done + len(part)] = part
-            done += len(part)
+            picked = torch.empty(0)
+            for few in np.split(positions, range(1, len(positions))) if large else [positions]:
+                tokens = alone._input(name, self.rows[few], {})
+                if not len(picked):
+                    places = rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))]
+                    picked = torch.from_numpy(np.sort(places)).to(tokens.device)
+                if not done:  # allocated whole, so that no parts are concatenated
+                    found = tokens.new_empty(len(drawn) * len(picked), tokens.shape[2])
+                part = tokens[:, picked].flatten(0, 1)
+                found[done : done + len(part)] = part
+                done += len(part)
         return found
 
     def _sample_of_each(self, name: str, rng: np.random.Generator) -> Tensor:
@@ -216,10 +221,10 @@ class Feed:
         return view * len(self.split) + self.rows
 
     def _buffered(
-        self, rows: np.ndarray, batch_size: int, rng: np.random.Generator
+        self, feed: "Feed", rows: np.ndarray, batch_size: int, rng: np.random.Generator
     ) -> Iterator[Batch]:
-        """Batches drawn from a buffer, into which blocks of neighbours are read."""
-        buffer, reading = self._buffer, copy.copy(self)
+        """Batches of ``feed`` drawn from a buffer, into which blocks of neighbours are read."""
+        buffer, reading = self._buffer, copy.copy(feed)
         buffer.clear()
         reading.source = buffer.split
         sizes = [len(batch) for batch in split_batches(np.arange(len(self)), batch_size)]
@@ -261,7 +266,7 @@ class Feed:
         assert self.cutting is not None
         lengths = self.source.lengths
         each = np.full(len(rows), self.split.shape.num_tokens) if lengths is None else lengths[rows]
-        cuts, streamed = self.cutting.pieces(each)
+        cuts, streamed = self.cutting.pieces(each, None if self._draw is None else self.drawn)
 
         def read(name: str, places: np.ndarray, shared: dict[str, Tensor] | None = None) -> Piece:
             mine = rows[places]

@@ -48,8 +48,13 @@ class Cutting:
         rows = PIECE_BYTES // (4 * shape.dim)
         return cls(rows, rows) if shape.ragged else None
 
-    def pieces(self, lengths: np.ndarray) -> tuple[list[np.ndarray], bool]:
-        """The places in the batch of each piece's examples, and whether the batch is streamed."""
+    def pieces(
+        self, lengths: np.ndarray, drawn: int | None = None
+    ) -> tuple[list[np.ndarray], bool]:
+        """The places in the batch of each piece's examples, and whether the batch is streamed.
+
+        ``drawn``: the most rows of an example that stay once its piece was read; all by default.
+        """
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order].tolist()
         cuts, start, rows = list[np.ndarray](), 0, 0
@@ -62,7 +67,7 @@ class Cutting:
                     break
                 stop += 1
             cuts.append(order[start:stop])
-            rows += longest * (stop - start)
+            rows += (longest if drawn is None else min(longest, drawn)) * (stop - start)
             start = stop
         return cuts, rows > self.held
 
@@ -111,8 +116,10 @@ class Pieces:
         and of tensors that stay.
         """
         read = self._pieces
-        if isinstance(read, list) or not torch.is_grad_enabled():
-            return [compute(*piece) for piece in self]
+        if isinstance(read, list):
+            return [compute(*piece) for piece in read]
+        if not torch.is_grad_enabled():
+            return [compute(*read(cut)) for cut in self._cuts]  # none is held beside the next
 
         def anew(cut: np.ndarray) -> T:
             return compute(*read(cut))
