@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from iceprobe.tokens import TokenShape
+
 DIM, GRID, CLASSES = 24, (3, 4), 3
 
 
@@ -18,6 +20,7 @@ class PlantedSplit:
     prefix: Tensor
     labels: np.ndarray
     live, lengths = False, None
+    shape = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
 
     @property
     def mean(self) -> Tensor:

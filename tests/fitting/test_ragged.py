@@ -1,5 +1,7 @@
 """Examples of several lengths: a batch in padded pieces trains as its examples alone would."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,12 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.engine import JointTrainer, group_losses, predict
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import make_groups
+from iceprobe.fitting.memory import cutting_of, step_memory
 from iceprobe.fitting.pieces import PADDED, SMALL, Cutting
 from iceprobe.fitting.shuffling import Shuffle
 from iceprobe.fitting.stacked import Member
 from iceprobe.probes.probe import build_for
+from iceprobe.protocols.protocol import get_protocol
 from iceprobe.store import Store
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.classification import Classification
@@ -92,6 +96,22 @@ def test_drawn_tokens_of_large_bags_stay_in_memory():
     assert len(cuts) == 8
     assert not streamed
     assert Cutting(1000, 1000).pieces(np.full(8, 1000))[1]
+
+
+def test_a_feed_never_hands_out_padding_without_a_mask(split):
+    """Whoever makes it, and on a GPU as well, whose memory isn't counted."""
+    feed = Feed(split, np.arange(len(split)), {"patches"}, CPU, torch.float32)
+    handed = 0
+    for batch in feed.in_order(32):
+        assert "patches" not in batch.inputs
+        handed += sum(int(mask.sum()) for _, mask in batch.pieces("patches"))
+    assert handed == split.lengths.sum()
+    context = SimpleNamespace(
+        build=lambda label: build_for(split.shape, label, CLASSES), protocol=get_protocol("heldout"),
+        device=torch.device("cuda"), shape=split.shape, max_tokens=None,
+    )  # fmt: skip
+    step = step_memory({"ep4": 1}, context, len(split), 1000)
+    assert cutting_of(step, context, None) is not None
 
 
 def test_a_sample_of_tokens_is_the_same_in_pieces():

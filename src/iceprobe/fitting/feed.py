@@ -102,7 +102,7 @@ class Feed:
         self.copies = len(self.source) // len(split)  # K
         self.measured = 1 if self.source.live else self.copies
         self.device, self.dtype = device, dtype
-        self.cutting: Cutting | None = None
+        self.cutting = Cutting.reading(split.shape)
         self.drawn: int | None = None
         self._draw: tuple[int, int] | None = None  # seed and epoch of the drawn tokens
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
@@ -181,13 +181,13 @@ class Feed:
         return torch.cat(parts)
 
     def in_pieces(self, cutting: Cutting | None, drawn: int | None = None) -> "Feed":
-        """The same rows with tokens in pieces; ``None``: in one, where all examples have as many.
+        """The same rows with tokens in other pieces; ``None``: as `Cutting.reading` has them.
 
         ``drawn``: the most tokens of an example that a training step reads, drawn anew in each; by
         default all.
         """
         feed = copy.copy(self)
-        feed.cutting, feed.drawn = cutting, drawn
+        feed.cutting, feed.drawn = cutting or self.cutting, drawn
         return feed
 
     def reading(self, inputs: set[str]) -> "Feed":

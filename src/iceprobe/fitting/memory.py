@@ -20,7 +20,7 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.feed import SAMPLED, tensors_read
-from iceprobe.fitting.pieces import PIECE_BYTES, Cutting
+from iceprobe.fitting.pieces import Cutting, rows_at_once
 from iceprobe.fitting.shuffling import ROWS, Shuffle, choose_shuffle
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.processes import first, world
@@ -35,7 +35,6 @@ from iceprobe.tokens import without_layer
 log = logging.getLogger("iceprobe")
 WIDE = 4  # bytes of a float32
 FIXED = 4 * WIDE  # of a parameter, its gradient and its two moments
-LARGE = 2**24  # bytes of an example's tokens in float32 from which on batches come in pieces
 MEASURED = 2_048  # tokens of an example up to which memory is measured on as many
 UNEVEN = 1.25  # tokens of a batch, of examples drawn at random, for each expected one
 
@@ -87,13 +86,17 @@ def step_memory(
     built = {label: context.build(label) for label in counts}
     inputs = {probe.input for probe in built.values()}
     images = -(-images_per_step(context.protocol, num_images) // world().size)
-    if context.device.type != "cpu":  # which has another memory to compute with
-        return StepMemory(0, 3 * stored_bytes * _read(inputs), images)
-    parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
     shape = context.shape
     sizes = {
         one: (probe.read.count(shape), probe.read.width(shape)) for one, probe in built.items()
     }
+    rows = rows_at_once(
+        shape, max((width for _, width in sizes.values()), default=1), context.max_tokens
+    )
+    piece = None if rows is None else rows / max(1, shape.num_tokens)
+    if context.device.type != "cpu":  # which has another memory to compute with
+        return StepMemory(0, 3 * stored_bytes * _read(inputs), images, piece=piece)
+    parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
     widest = max((tokens * width for tokens, width in sizes.values()), default=0)
     parts = {one: kept(one, probe, *sizes[one]) for one, probe in built.items()}
     computed = sum(counts[one] * each for one, (each, _) in parts.items())
@@ -103,18 +106,8 @@ def step_memory(
         per_image=WIDE * computed + under_way(inputs, widest, stored_bytes, context.dtype.itemsize),
         images=images,
         before=_before(inputs, context, images),
-        piece=_piece(context, max((width for _, width in sizes.values()), default=1)),
+        piece=piece,
     )
-
-
-def _piece(context: FitContext, width: int) -> float | None:
-    """Images of mean length that a piece has room for, or ``None`` where batches come whole."""
-    shape = context.shape
-    small = WIDE * width * shape.num_tokens <= LARGE and not shape.ragged
-    if small and context.max_tokens is None:
-        return None
-    rows = context.max_tokens or PIECE_BYTES // (WIDE * width)
-    return max(rows, shape.longest) / max(1, shape.num_tokens)
 
 
 def cutting_of(step: StepMemory, context: FitContext, memory: int | None) -> Cutting | None:

@@ -21,7 +21,6 @@ from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.fitted_probe import logits_of
 from iceprobe.fitting.fitted_run import FittedRun
 from iceprobe.fitting.other_votes import votes_of
-from iceprobe.fitting.pieces import Cutting
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.probes.probe import Probe
 from iceprobe.results.building import scores_of
@@ -103,7 +102,6 @@ class Reading:
         narrow = {str(one.training.get("dtype", "float32")) for one in self.trained} - {"float32"}
         dtype = DTYPES[min(narrow)] if narrow else torch.float32  # one fit has one
         feed = Feed(self.split, np.arange(len(self.split)), inputs, self.device, dtype)
-        feed = feed.in_pieces(Cutting.reading(self.store.shape))
         parts: dict[str, list[list[Record]]] = {label: [[] for _ in matchings] for label in modules}
         placed = [torch.from_numpy(one).to(self.device) for one in targets]
         for batch in feed.in_order(IMAGES):

@@ -26,6 +26,7 @@ Piece = tuple[Tensor, Tensor | None]  # tokens (b, N, D) and which of them are s
 T = TypeVar("T")
 
 PIECE_BYTES = 2**28  # of a piece's tokens in float32 at most, unless one example has more
+LARGE = 2**24  # bytes of an example's tokens in float32 from which on batches come in pieces
 PADDED = 1.1  # rows of a piece for each token at most
 SMALL = 2**12  # rows of a piece that may have more padding: fewer take a product's overhead
 
@@ -44,9 +45,9 @@ class Cutting:
 
     @classmethod
     def reading(cls, shape: TokenShape) -> "Cutting | None":
-        """For reading tokens once; ``None`` where all examples have as many."""
-        rows = PIECE_BYTES // (4 * shape.dim)
-        return cls(rows, rows) if shape.ragged else None
+        """For reading tokens once; ``None`` where batches come whole."""
+        rows = rows_at_once(shape, shape.dim)
+        return None if rows is None else cls(rows, rows)
 
     def pieces(
         self, lengths: np.ndarray, drawn: int | None = None
@@ -70,6 +71,16 @@ class Cutting:
             rows += (longest if drawn is None else min(longest, drawn)) * (stop - start)
             start = stop
         return cuts, rows > self.held
+
+
+def rows_at_once(shape: TokenShape, width: int, most: int | None = None) -> int | None:
+    """Rows of a piece at most; ``None`` where batches come whole.
+
+    They do where examples have as many tokens, and few of them, unless ``most`` limits the rows.
+    """
+    if most is None and not shape.ragged and 4 * width * shape.num_tokens <= LARGE:
+        return None
+    return max(most or PIECE_BYTES // (4 * width), shape.longest)
 
 
 class Pieces:
