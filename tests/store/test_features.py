@@ -286,6 +286,15 @@ def test_float64_that_float32_rounds_away_is_refused(tmp_path, offset, scale):
     refused(f"features:{file}?test_fraction=1", "float32 is too narrow for dimension 3")
 
 
+@pytest.mark.parametrize("n", [12, 60, 1000])
+def test_a_constant_loses_nothing(tmp_path, n):
+    """Rounding moves all of its values alike: it has no variance, neither in the files nor in float32."""
+    x, y = tokens(n, np.float64)
+    x[..., 3] = 0.1
+    store = iceprobe.load_features(f"features:{write(tmp_path / 'a.h5', x, y)}?test_fraction=0.5")
+    assert (store["train"].mean[:, 3] == np.float32(0.1)).all()
+
+
 def test_a_file_that_changes_is_refused(tmp_path):
     x, y = tokens(12)
     file = write(tmp_path / "a.h5", x, y)

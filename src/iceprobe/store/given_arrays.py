@@ -182,7 +182,8 @@ class Rounded:
 
     def __init__(self, dtype: torch.dtype):
         self.dtype, self._count = dtype, 0
-        self._shift = self._sums = torch.zeros(())
+        self._first: tuple[Tensor, Tensor] | None = None  # from which others are counted
+        self._sums = torch.zeros(())
 
     def add(self, block: Tensor) -> Tensor:
         """``block (…, D)`` as it is stored."""
@@ -190,10 +191,11 @@ class Rounded:
         if block.dtype in DTYPES.values():  # to a dtype as wide
             return stored
         wide = block.flatten(0, -2).double()
-        if not self._count:
-            self._shift = wide[0].clone()
+        lost = stored.flatten(0, -2).double() - wide
+        if self._first is None:
+            self._first = wide[0].clone(), lost[0].clone()
             self._sums = torch.zeros(4, wide.shape[1], dtype=torch.float64)
-        lost, wide = stored.flatten(0, -2).double() - wide, wide - self._shift
+        wide, lost = wide - self._first[0], lost - self._first[1]  # what is constant has none
         self._sums += torch.stack(
             [wide.sum(0), wide.square().sum(0), lost.sum(0), lost.square().sum(0)]
         )
