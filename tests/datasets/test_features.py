@@ -395,6 +395,8 @@ def change(root: Path, what: str) -> str:
         table.write_text(table.read_text().replace("patient_2,slide_5,normal\n", ""))
     elif what == "row twice":
         table.write_text(table.read_text() + "patient_9,slide_1,normal\n")
+    elif what == "row of a stem":
+        table.write_text(table.read_text() + "patient_9,b/slide_1.svs,normal\n")
     elif what == "two files":
         np.savez(h5_files / "slide_1.npz", features=BAGS[0])
     elif what == "width":
@@ -409,6 +411,8 @@ def change(root: Path, what: str) -> str:
         (h5_files / "slide_2.h5").write_bytes(b"no such file")
     elif what == "in two lists":
         (root / "splits_0.csv").write_text(",train,val,test\n0,slide_0,slide_2,slide_0\n")
+    elif what == "stem in two lists":
+        (root / "splits_0.csv").write_text(",train,val,test\n0,slide_0,slide_2,slide_0.svs\n")
     elif what == "unknown in lists":
         (root / "splits_0.csv").write_text(",train,val,test\n0,slide_0,slide_2,slide_9\n")
     elif what == "lists of nothing":
@@ -428,6 +432,7 @@ def write_bag_again(place: Path, name: str, bag, coords) -> None:
     [
         ("missing", "row 5 of 'dataset.csv'.*no tokens of 'slide_3'.*missing=skip"),
         ("row twice", "row 8 of 'dataset.csv' and row 3 of 'dataset.csv' are both of 'slide_1'"),
+        ("row of a stem", "row 8 .* and row 3 .*: 'b/slide_1.svs' and 'slide_1' both name the tokens 'slide_1'"),
         ("two files", "'.*slide_1.h5' and 'slide_1.npz' are both of 'slide_1'"),
         ("width", "'slide_2.h5'.*D is 3, and 4 of 'slide_0.h5'"),
         ("empty", "'slide_2.h5'.*has no tokens: leave 'slide_2' out"),
@@ -435,11 +440,12 @@ def write_bag_again(place: Path, name: str, bag, coords) -> None:
         ("no coords", "'slide_2.h5'.*beside the tokens it has nothing"),
         ("damaged", "slide_2.h5' can't be read"),
         ("in two lists", "'slide_0' is in 'test' and in 'train'"),
+        ("stem in two lists", "'slide_0' is in 'train' and in 'test' of 'splits_0.csv'"),
         ("unknown in lists", "'slide_9' in column 'test' of 'splits_0.csv' has no tokens"),
         ("lists of nothing", "has no column train"),
         ("no names", "has no column of names, .*pass name=COLUMN"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_in_a_folder_ends_in_one_line(tmp_path, what, words):
     root = clam(tmp_path)
     splits = change(root, what)

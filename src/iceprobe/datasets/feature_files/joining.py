@@ -48,7 +48,8 @@ def joined(
         skip: whether rows without tokens are left out.
 
     Raises:
-        IceprobeError: for a name that is there twice, or on one side alone.
+        IceprobeError: for a name that is there twice, with and without its ending too, or on one side
+            alone.
     """
     check_names(sources)
     if name is None or not all(one.names is not None for one in sources.values()):
@@ -56,23 +57,31 @@ def joined(
     found, assumed = {}, []
     for table in {id(one): one for one in tables.values()}.values():
         mine = {split: sources[split] for split, one in tables.items() if one is table}
-        listed = names_in(table.read([name]), name)
+        cells = table.read([name])
+        listed, where = names_in(cells, name), cells.place
         place = {
             n: (split, row) for split, one in mine.items() for row, n in enumerate(one.names or ())
         }
         ending = Counter[str]()
         matched: dict[str, list[tuple[int, int]]] = {split: [] for split in mine}
+        row_of: dict[str, int] = {}
         missing = []
         for row, given in enumerate(listed):
             known = given if given in place else stem(given)
             if known not in place:
                 missing.append(row)
                 continue
+            if known in row_of:
+                raise IceprobeError(
+                    f"{where(row)} and {where(row_of[known])}: {shown(given)} and "
+                    f"{shown(listed[row_of[known]])} both name the tokens {shown(known)}: keep one row an "
+                    "example"
+                )
+            row_of[known] = row
             split, example = place[known]
             matched[split].append((example, row))
             if known != given:
                 ending[given.removeprefix(known) or given] += 1
-        where = table.read([name]).place
         if missing and not skip:
             raise IceprobeError(
                 f"{where(missing[0])}: no tokens of {shown(listed[missing[0]])} in "

@@ -47,7 +47,11 @@ def split_lists(
                 f"{shown(name)} in column {split!r} of {table.place.name!r} has no tokens, or no row in the "
                 f"table ({len(rows):,} examples have both): extract it, or take it out of the lists"
             )
-        found[place[known]] = split
+        if found.setdefault(place[known], split) != split:
+            raise IceprobeError(
+                f"{shown(known)} is in {found[place[known]]!r} and in {split!r} of {table.place.name!r}: keep it "
+                "in one"
+            )
     chosen = sorted(found)
     lines = []
     if left := len(rows) - len(chosen):
