@@ -251,12 +251,20 @@ def test_a_wrong_bag_is_named(change, line):
     [
         ({"grid": (3, 3)}, "differ in their number of tokens: give coords"),
         ({"coords": {"train": [np.zeros((1, 2))] * 30, "test": [np.zeros((1, 2))] * 30}}, "aren't of these tokens"),
+        ({"coords": {"train": [], "test": []}}, "aren't of these tokens"),
     ],
 )  # fmt: skip
 def test_places_that_fit_no_bag(options, line):
     x, y = bags(30, 0), np.arange(30) % 3
     with pytest.raises(IceprobeError, match=line):
         from_tokens({"train": (x, y), "test": (x, y)}, **options)
+
+
+@pytest.mark.parametrize("shape", [(30, 5, 8), (30, 8)])
+def test_one_number_an_example_is_no_place_of_its_tokens(shape):
+    x, y = np.zeros(shape), np.arange(30) % 3
+    with pytest.raises(IceprobeError, match="aren't of these tokens"):
+        from_tokens({"train": (x, y)}, coords={"train": np.zeros(shape[:2])})
 
 
 def test_arrays_of_several_lengths_are_to_be_lists():

@@ -200,8 +200,8 @@ def _coords(x: Mapping[str, Held], call: GivenTokens) -> dict[str, Held]:
     for split, one in _by_split("coords", call.coords, x).items():
         held, tokens = as_held(one, f"coords of {split!r}"), x[split]
         held = list(held) if isinstance(tokens, list) else held
-        wanted = [len(example) for example in tokens] if len(tokens) else []
-        if like(tokens).ndim < 2 or like(held).ndim < 2 or [len(e) for e in held] != wanted:
+        fits = len(held) == len(tokens) and like(held).ndim == like(tokens).ndim == 3
+        if not fits or [*map(len, held)] != [*map(len, tokens)]:
             raise IceprobeError(
                 f"coords of {split!r} aren't of these tokens: give (N_i, k) of each example, k numbers "
                 "of each of its tokens, in the order down, right (time first)"
