@@ -168,6 +168,45 @@ def test_saved_bags_are_what_the_files_hold(slides, tmp_path, monkeypatch):
     assert opened.names("test", [3]) == ["s33"]
 
 
+def as_rows(place, **columns):
+    """A Parquet file of lists, in groups of four rows."""
+    pa = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
+    import pyarrow.parquet as pq
+
+    def column(values):
+        kind = pa.float32()
+        for _ in range(np.ndim(values[0])):
+            kind = pa.list_(kind)
+        return pa.array([one.tolist() for one in values], kind) if np.ndim(values[0]) else values
+
+    table = pa.table({name: column(values) for name, values in columns.items()})
+    pq.write_table(table, place, row_group_size=4)
+    return place
+
+
+def test_rows_of_parquet_have_a_class_token_and_places(tmp_path):
+    rng = np.random.default_rng(0)
+    token, places = rng.normal(size=(6, 4)).astype(np.float32), [one[:, :2] for one in BAGS]
+    file = as_rows(
+        tmp_path / "a.parquet", features=BAGS, cls=token, coords=places, label=[0, 1] * 3
+    )
+    store = iceprobe.load_features(f"features:{file}?test_fraction=1&coords=yx")
+    part = store["test"].tokens(range(6))
+    assert (store.shape.lengths, store.num_prefix, store.has_class) == ((1, 5), 1, True)
+    np.testing.assert_array_equal(part.prefix[:, 0], token)
+    for row, (bag, place) in enumerate(zip(BAGS, places, strict=True)):
+        np.testing.assert_array_equal(part.patches[row][part.mask[row]], bag)
+        np.testing.assert_array_equal(part.coords[row][part.mask[row]], place)
+    places[4] = places[4][:-1]
+    as_rows(file, features=BAGS, coords=places, label=[0, 1] * 3)
+    refused(
+        f"features:{file}?test_fraction=1",
+        r"row 4 .*'coords' has the shape \(4, 2\), and its tokens need \(5, 2\)",
+    )
+    as_rows(file, features=BAGS, cls=token[:, :3], label=[0, 1] * 3)
+    refused(f"features:{file}?test_fraction=1", "prefix tokens have the width 3, and tokens 4")
+
+
 def test_splits_of_other_lengths(tmp_path):
     x, y = tokens(12)
     train, test = write(tmp_path / "a.h5", x, y), write(tmp_path / "b.h5", x[:, :4], y)

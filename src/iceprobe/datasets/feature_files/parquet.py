@@ -10,7 +10,15 @@ from torch import Tensor
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.feature_files.arrays import Form, as_tensor, reading
-from iceprobe.datasets.feature_files.examples import Examples, Read, Reading, state_of, widest
+from iceprobe.datasets.feature_files.examples import (
+    Examples,
+    Read,
+    Reading,
+    part_form,
+    state_of,
+    turned,
+    widest,
+)
 from iceprobe.datasets.feature_files.keys import roles_of
 from iceprobe.datasets.table_files import open_parquet
 
@@ -52,13 +60,15 @@ class OfParquet(Examples):
                     )
                 self.dim = one.shape[-1]
                 lengths.append(len(one) if several else 1)
-        if several:
-            self.lengths = np.array(lengths, np.int64)
+        if not several:
+            return
+        self.lengths = np.array(lengths, np.int64)
         for part in [part for part in ("prefix", "coords") if part in self.keys]:
-            first = self._group(part, 0)[0]
-            self.forms[part] = tuple(first.shape) if part == "prefix" else (first.shape[-1],)
-            if not several:
-                del self.forms[part]
+            shape = tuple(self._group(part, 0)[0].shape)
+            what = f"{self.place.name!r}, {self.keys[part]!r}"
+            self.forms[part] = part_form(
+                part, shape[1:] if part == "coords" else shape, self.dim, what
+            )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -70,9 +80,18 @@ class OfParquet(Examples):
             self._group(part, int(group))[int(row - self._starts[group])]
             for row, group in zip(rows, groups, strict=True)
         ]
-        if part == "coords" and self.reading.coords == "xy":
-            return [one.flip(-1) if one.shape[-1] == 2 else one for one in found]
-        return found
+        if part == "prefix":
+            found = [one if one.ndim == 2 else one[None] for one in found]
+        for row, one in zip(rows, found, strict=True):
+            wanted = self.forms.get(part, (self.dim,))
+            if part != "prefix" and self.lengths is not None:
+                wanted = (int(self.lengths[row]), *wanted)
+            if tuple(one.shape) != wanted:
+                raise IceprobeError(
+                    f"{self.where(row)}: {self.keys[part]!r} has the shape {tuple(one.shape)}, and its tokens "
+                    f"need {wanted}: write both again, together"
+                )
+        return [turned(one, part, self.reading) for one in found]
 
     def _group(self, part: str, group: int) -> list[Tensor]:
         """A part of the rows of a group; that of the last group is held."""
