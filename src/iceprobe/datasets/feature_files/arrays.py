@@ -4,7 +4,6 @@ What is read are tensors and lists of text. No pickle is unpickled: ``.npy`` and
 refused, and ``.pt`` is read by torch with ``weights_only=True``.
 """
 
-import ast
 import functools
 import warnings
 import zipfile
@@ -173,14 +172,12 @@ def _zipped(place: Path) -> Arrays:
 
 def _npy_header(member: Any, name: str) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Dtype, shape, order and length of the header of an array in an archive."""
-    version = np.lib.format.read_magic(member)
-    size = 2 if version == (1, 0) else 4
-    length = int.from_bytes(member.read(size), "little")
-    fields = ast.literal_eval(member.read(length).decode("latin1"))
-    dtype = np.lib.format.descr_to_dtype(fields["descr"])
+    first = np.lib.format.read_magic(member) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
     if dtype.hasobject:
         raise ValueError(f"{name} holds Python objects, which only a pickle can: save it as text")
-    return dtype, fields["shape"], fields["fortran_order"], 6 + 2 + size + length
+    return dtype, shape, fortran, member.tell()
 
 
 @functools.lru_cache(_HELD)
