@@ -309,6 +309,12 @@ def test_what_is_not_finite_is_named(tmp_path, value, several):
     )
 
 
+def test_no_prefix_token_is_finite(tmp_path):
+    x, y = tokens(12)
+    file = write(tmp_path / "a.h5", x, y, prefix=np.ones((12, 0, 8)))
+    assert iceprobe.load_features(f"features:{file}?test_fraction=1").num_prefix == 0
+
+
 def test_a_prefix_that_is_not_finite_is_named(tmp_path):
     x, y = tokens(12)
     prefix = np.ones((12, 1, 8))

@@ -21,7 +21,7 @@ from iceprobe.datasets.token_split import FeatureSet
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.settings import SHARD_IMAGES
 from iceprobe.store.assembled import given_store
-from iceprobe.store.given_arrays import Rounded, common_dtype, mean_of
+from iceprobe.store.given_arrays import Rounded, common_dtype, finite_of, mean_of
 from iceprobe.store.layout import COLUMN, Layout
 from iceprobe.store.reader import Store
 from iceprobe.store.shards import LENGTH
@@ -61,9 +61,9 @@ def load_features(
             "images, iceprobe.extract(backbone, data)"
         )
     parts, (shape, dtype) = _parts(dataset), form_of(dataset)
-    held, hashes = {}, {}
+    held, hashes, show = {}, {}, callback(progress)
     for name, part in parts.items():
-        report = None if progress is None else partial(callback(progress) or _none, f"read {name}")
+        report = None if show is None else partial(show, f"read {name}")
         tensors, (content, beside) = _read_once(part, shape, dtype, report)
         hashes[name] = content + beside
         if part.examples.names is None:
@@ -72,10 +72,6 @@ def load_features(
     each = max(1, shape.num_tokens) * shape.dim * dtype.itemsize
     shard_images = max(1, min(SHARD_IMAGES, SHARD_BYTES // each))
     return given_store(dataset, held, shape, dtype, hashes, dataset.backbone, shard_images)
-
-
-def _none(*_: Any) -> None:
-    return
 
 
 def unchanged(store: Store) -> bool:
@@ -160,10 +156,8 @@ def _read_once(
     for start in range(0, n, at_once):
         rows = part.rows[start : start + at_once].tolist()
         read = examples.read("features", rows)
-        finite = read.flatten(1).isfinite().all(1) if isinstance(read, Tensor) else None
-        for i, one in enumerate(read):
-            if not (_finite(one) if finite is None else finite[i]):
-                raise _not_finite(part, start + i)
+        _check_finite(read, part, start)
+        for one in read:
             content.add(one)
         if not isinstance(read, Tensor) and not shape.ragged:
             read = torch.stack(read) if len(read) > 1 else read[0][None]
@@ -172,9 +166,9 @@ def _read_once(
         )
         found["mean"][start : start + len(rows)] = mean_of(kept)
         for name in examples.forms:
-            for i, one in enumerate(examples.read(name, rows), start):
-                if not one.isfinite().all():
-                    raise _not_finite(part, i, f"its {name} ")
+            further = examples.read(name, rows)
+            _check_finite(further, part, start, f"its {name} ")
+            for i, one in enumerate(further, start):
                 beside.add(one)
                 if name in found:
                     found[name][i] = one
@@ -184,18 +178,14 @@ def _read_once(
     return found, (content.hexdigest(), beside.hexdigest() if examples.forms else "")
 
 
-def _finite(tokens: Tensor) -> bool:
-    """Whether all numbers are finite; nothing as large is made of them."""
-    if not tokens.is_floating_point() or not tokens.numel():
-        return True
-    return bool(torch.stack(torch.aminmax(tokens)).isfinite().all())
-
-
-def _not_finite(part: FeatureSplit, row: int, what: str = "it ") -> IceprobeError:
-    where = part.examples.where(int(part.rows[row]))
-    return IceprobeError(
-        f"{where}, example {shown(part.names[row])} of {part.name!r}: {what}is not finite (NaN or infinite): "
-        "mend it, or leave it out"
+def _check_finite(read: Read, part: FeatureSplit, start: int, what: str = "it ") -> None:
+    """Refuse what isn't finite of the examples from ``start`` on."""
+    if (finite := finite_of(read)).all():
+        return
+    row = start + int((~finite).nonzero()[0])
+    raise IceprobeError(
+        f"{part.examples.where(int(part.rows[row]))}, example {shown(part.names[row])} of {part.name!r}: "
+        f"{what}is not finite (NaN or infinite): mend it, or leave it out"
     )
 
 

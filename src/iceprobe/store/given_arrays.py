@@ -1,8 +1,6 @@
 """Arrays of tokens as tensors of a store: of one dtype, finite, with their mean and their hash."""
 
 import functools
-import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
@@ -11,13 +9,14 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.store.buffers import flat_bytes
+from iceprobe.datasets.feature_files.arrays import as_tensor as native
+from iceprobe.datasets.feature_files.content import Content
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.split import Held
 
 ROWS = 2**16  # of tokens whose rounding is measured
 LOST = 0.01  # share of a dimension's variance that rounding may take
-AT_ONCE = 512  # examples whose mean or hash is computed at once
+AT_ONCE = 512  # examples whose mean is computed at once
 
 
 def as_held(given: Any, what: str) -> Held:
@@ -75,12 +74,7 @@ def as_tensor(given: Any, what: str) -> Tensor:
             raise IceprobeError(
                 f"{what} is of type {array.dtype}: give floats, (n, D) or (n, N, D)"
             )
-        array = array.astype(np.float64) if array.dtype.itemsize > 8 else array
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        array = array.astype(np.int64) if array.dtype.kind == "u" else array
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an array that can't be written to: nothing writes
-            tensor = torch.from_numpy(array)
+        tensor = native(array)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise IceprobeError(f"{what} is of type {tensor.dtype}: give floats, (n, D) or (n, N, D)")
     return tensor
@@ -107,7 +101,7 @@ def as_stored(held: Held, dtype: torch.dtype, what: str, names: Sequence[str]) -
     """
     if isinstance(held, Tensor) and not held.numel():
         return held.to(dtype)
-    finite = _finite(held)
+    finite = finite_of(held)
     if not finite.all():
         row = int((~finite).nonzero()[0])
         raise IceprobeError(
@@ -125,7 +119,7 @@ def as_stored(held: Held, dtype: torch.dtype, what: str, names: Sequence[str]) -
     lost = ((kept - wide).var(0, correction=0) / wide.var(0, correction=0)).nan_to_num(
         0.0, 1.0, 1.0
     )
-    if not _finite(stored).all() or lost.max() > LOST:
+    if not finite_of(stored).all() or lost.max() > LOST:
         column = int(lost.argmax())
         raise IceprobeError(
             f"{what}: float32 is too narrow for dimension {column} (it rounds away "
@@ -142,14 +136,14 @@ def _some(held: Held) -> Tensor:
     return rows[:: -(-len(rows) // ROWS)]
 
 
-def _finite(held: Held) -> Tensor:
-    """Whether all values of each example are finite, ``(n,)``."""
-    if not like(held).is_floating_point():
+def finite_of(held: Held) -> Tensor:
+    """Whether all values of each example are finite, ``(n,)``; nothing as large is made of them."""
+    if isinstance(held, list):
+        ends = [torch.stack(torch.aminmax(x)) if x.numel() else x.new_zeros(2) for x in held]
+        return torch.stack(ends).isfinite().all(1)
+    if not held.is_floating_point() or not held.numel():
         return torch.ones(len(held), dtype=torch.bool)
-    if isinstance(held, Tensor):
-        low, high = torch.aminmax(held.flatten(1), dim=1)
-    else:
-        low, high = (torch.stack(one) for one in zip(*map(torch.aminmax, held), strict=True))
+    low, high = torch.aminmax(held.flatten(1), dim=1)
     return low.isfinite() & high.isfinite()
 
 
@@ -164,14 +158,11 @@ def mean_of(held: Held) -> Tensor:
 
 def content_hash(*given: Held) -> str:
     """Of tensors; of a list, which lengths its examples have as well."""
-    digest = hashlib.sha256()
-    tensors = [t for one in given for t in ([one] if isinstance(one, Tensor) else one)]
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        for part in tensor.split(AT_ONCE):
-            if part.numel():
-                digest.update(flat_bytes(part.contiguous()))
-    return digest.hexdigest()
+    content = Content()
+    for one in given:
+        for tensor in [one] if isinstance(one, Tensor) else one:
+            content.add(tensor)
+    return content.hexdigest()
 
 
 class Rounded:
