@@ -103,8 +103,18 @@ def test_a_table_of_recordings(tmp_path: Path) -> None:
     assert data.kind == "sound"
     assert data.classes == ["a", "b"]
     assert len(data.splits["train"]) == 6
-    assert data.groups("test") is not None
+    kits = data.splits["test"].columns["kit"]
+    assert [kits.values[code] for code in kits.codes] == ["kit 3", "kit 3"]
     assert np.array_equal(data.splits["test"].example(1).samples()[0], tone(507))
+    before = data.splits["train"].fingerprint()
+    table.write_text("\n".join([*rows, rows[-1]]).replace(",b,", ",c,"))
+    again = load_dataset(spec)
+    assert again.splits["train"].fingerprint() != before
+    assert again.assumed[0].startswith("1 rows repeat a sound and all of its values")
+    (tmp_path / "sounds" / "7.wav").unlink()
+    with pytest.raises(BadImage, match=r"7\.wav' can't be read"):
+        again.splits["test"].example(1).samples()
+    write(tmp_path / "sounds" / "7.wav", tone(507))
     with pytest.raises(IceprobeError, match=r"option box=kit .* beside sound=: it is of images"):
         load_dataset(spec + "&box=kit")
     with pytest.raises(IceprobeError, match=r"sound=kit .* beside video=: it is another kind"):

@@ -87,7 +87,9 @@ def test_a_frame_that_is_damaged_is_named(tmp_path) -> None:
     damaged = bytearray(content)
     damaged[packets[5] + 8 : packets[6]] = bytes(packets[6] - packets[5] - 8)
     path.write_bytes(damaged)
-    assert clip(path).frames([0, 6]).shape[0] == 2
+    video = clip(path)  # the container doesn't count the damaged packet
+    assert np.allclose(video.times, [0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7])
+    assert np.array_equal(video.frames([0, 6]), moving(8)[[0, 7]])
     with pytest.raises(BadImage, match=r"video 'b\.avi' can't be read \(.*Invalid data"):
         clip(path).frames([4])
 

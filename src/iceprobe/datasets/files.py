@@ -43,7 +43,7 @@ class FileSplit(Split):
         try:
             return stream(path)
         except FileNotFoundError as error:
-            raise BadImage(f"image {str(path)!r} can't be read: it is gone") from error
+            raise BadImage(f"{self.kind} {str(path)!r} can't be read: it is gone") from error
 
     def fingerprint(self) -> str:
         """Sha256 of each file's name, size, time of change (or version) and label; reads no image."""
@@ -65,7 +65,7 @@ def listing_digest(root: Path | RemotePath, names: Sequence[str], labels: Iterab
             )
         except (OSError, KeyError) as error:
             raise IceprobeError(
-                f"image {str(root / name)!r} is gone ({one_line(error)}): "
+                f"file {str(root / name)!r} is gone ({one_line(error)}): "
                 "put it back, or load the data set again"
             ) from error
         digest.update(json.dumps([name, size, changed, label]).encode() + b"\n")

@@ -4,10 +4,8 @@ Samples are float32, full scale at ±1. Several channels are mixed to one by the
 read by soundfile, the bindings of libsndfile.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +16,11 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage, Dataset
 from iceprobe.datasets.decoding import NOT_THE_IMAGE, one_line
-from iceprobe.datasets.files import FileSplit, listing_digest
+from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import Contents, FolderOptions, load_files
 from iceprobe.datasets.pixels import Seen, note, seen
 from iceprobe.datasets.spectrogram import mel_picture
 from iceprobe.datasets.walking import SOUNDS
-from iceprobe.machine.object_storage import RemotePath
 
 # What is recorded of a recording, and counted in the store's manifest.
 MIXED = "channels mixed"
@@ -111,37 +108,16 @@ class SoundSplit(FileSplit):
 
     kind = "sound"
 
+    def __init__(self, *given: Any, **more: Any):
+        library()
+        super().__init__(*given, **more)
+
     def example(self, index: int) -> Recording:
         return Recording(partial(self.source, index), str(self.root / self.names[index]))
 
     def image(self, index: int) -> Image.Image:
         """Its spectrogram."""
         return mel_picture(*self.example(index).samples())
-
-    def fingerprint(self) -> str:
-        """Sha256 of each file's name, size, time of change (or version) and label; decodes nothing."""
-        return listing_digest(self.root, self.names, self.labels.tolist())
-
-
-class SoundListedSplit(SoundSplit):
-    """Sound files that a table lists; ``outputs`` are the names of the K outputs."""
-
-    def __init__(
-        self,
-        name: str,
-        root: Path | RemotePath,
-        names: Sequence[str],
-        *,
-        outputs: Sequence[str],
-        **more: Any,
-    ):
-        library()
-        super().__init__(name, root, names, **more)
-        self.outputs = list(outputs)
-
-    def fingerprint(self) -> str:
-        text = json.dumps([super().fingerprint(), self.task, self.outputs])
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_sounds(name: str, *, spec: str, **options: Any) -> Dataset:
@@ -150,6 +126,5 @@ def load_sounds(name: str, *, spec: str, **options: Any) -> Dataset:
     Raises:
         IceprobeError: as of ``folder:``, and if soundfile isn't installed.
     """
-    library()
     contents = Contents("audio", "recording", SOUNDS, SoundSplit)
     return load_files(name, spec, FolderOptions(**options), contents)

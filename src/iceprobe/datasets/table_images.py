@@ -1,4 +1,4 @@
-"""The images of a table's rows: files by their paths, or bytes in a Parquet file."""
+"""The images of a table's rows, or its videos or recordings: files by their paths, or bytes in a Parquet file."""
 
 import hashlib
 import io
@@ -17,7 +17,9 @@ from iceprobe.datasets.decoding import decode, turn_of
 from iceprobe.datasets.depth_files import read_depth
 from iceprobe.datasets.files import FileSplit, listing_digest, state
 from iceprobe.datasets.pixels import Reading, note, seen, turned
+from iceprobe.datasets.recordings import SoundSplit
 from iceprobe.datasets.table_files import open_parquet
+from iceprobe.datasets.videos import VideoSplit
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.machine.object_storage import stream
 
@@ -68,6 +70,14 @@ class ListedSplit(FileSplit):
             more = listing_digest(self.mask_root, list(there.values()), there)
         text = json.dumps([super().fingerprint(), self.task, self.outputs, more])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+class VideoListedSplit(ListedSplit, VideoSplit):
+    """Video files that a table lists."""
+
+
+class SoundListedSplit(ListedSplit, SoundSplit):
+    """Sound files that a table lists."""
 
 
 @dataclass(frozen=True)

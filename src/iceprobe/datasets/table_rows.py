@@ -1,4 +1,4 @@
-"""Where the images of a table's rows are; rows that repeat one."""
+"""Where the images, videos or recordings of a table's rows are; rows that repeat one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,21 @@ from iceprobe.core.text import shown
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.cells import Rows, plain
 from iceprobe.datasets.listed_files import file_names
-from iceprobe.datasets.recordings import SoundListedSplit
 from iceprobe.datasets.table_columns import TableColumns, TableOptions, holds_bytes
 from iceprobe.datasets.table_files import TableFile
-from iceprobe.datasets.table_images import CellSplit, DepthFiles, DepthListedSplit, ListedSplit
-from iceprobe.datasets.videos import VideoListedSplit
+from iceprobe.datasets.table_images import (
+    CellSplit,
+    DepthFiles,
+    DepthListedSplit,
+    ListedSplit,
+    SoundListedSplit,
+    VideoListedSplit,
+)
 from iceprobe.datasets.walking import AnyPath
 from iceprobe.machine.object_storage import located
+
+#: The splits of files by the option that names their column.
+_LISTED = {"image": ListedSplit, "video": VideoListedSplit, "sound": SoundListedSplit}
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class TableImages:
                     if one != other:
                         raise IceprobeError(
                             f"{where}: {self.asked.shown} {shown(name)} is there twice, with {shown(one)} and "
-                            f"{shown(other)} in column {column!r}: keep one row an image (several tags "
+                            f"{shown(other)} in column {column!r}: keep one row of each (several tags "
                             "in one cell, a;b, with separator=;)"
                         )
                 repeated.append((split, row, first))
@@ -117,8 +125,9 @@ class TableImages:
                     held[split] = [held[split][i] for i in chosen]
             self.index[split] = [self.index[split][i] for i in chosen]
         split, row, first = repeated[0]
+        what = "an image" if self.asked.shown == "image" else f"a {self.asked.shown}"
         line = (
-            f"{len(repeated):,} rows repeat an image and all of its values, and are left out "
+            f"{len(repeated):,} rows repeat {what} and all of its values, and are left out "
             f"({rows[split].place(row)} first, as {rows[split].place(first)})"
         )
         return {split: rows[split].take(chosen) for split, chosen in kept.items()}, [line]
@@ -134,13 +143,8 @@ class TableImages:
             found = [self.depths[source][row] for row in chosen]
             maps = DepthFiles(self.depth_root, found, self.asked.depth_scale or 1.0)
             return DepthListedSplit(name, self.root, names, maps=maps, **more)
-        if self.asked.video is not None:
-            return VideoListedSplit(name, self.root, names, **more)
-        if self.asked.sound is not None:
-            return SoundListedSplit(name, self.root, names, **more)
-        return ListedSplit(
-            name, self.root, names, mask_root=self.mask_root, mask_names=masks, **more
-        )
+        listed = _LISTED[self.asked.shown]
+        return listed(name, self.root, names, mask_root=self.mask_root, mask_names=masks, **more)
 
 
 def _folder(given: str | None, option: str, default: AnyPath) -> AnyPath:
