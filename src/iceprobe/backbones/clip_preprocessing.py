@@ -29,7 +29,7 @@ from iceprobe.backbones.kinds import ExamplePreprocessing
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.clips import SHORT, Clip
-from iceprobe.datasets.pixels import Seen, note, seen
+from iceprobe.datasets.pixels import note_done
 
 LIBRARY = ("tensor", "picture")
 LARGEST = 2**12  # frames of an example: above, a blank one takes gigabytes
@@ -117,8 +117,8 @@ class ClipPreprocessing(ExamplePreprocessing):
     def _each(self, example: Clip, prepared: Any) -> list[Tensor]:
         indices = self.indices(example).tolist()
         made = {index: prepared(v) for index, v in example.pictures(sorted(set(indices)))}
-        if len(made) < len(indices) and SHORT not in (done := seen(example).done):
-            note(example, Seen(done=(*done, SHORT)))
+        if len(made) < len(indices):
+            note_done(example, SHORT)
         return [made[index] for index in indices]
 
     def _prepared(self, values: np.ndarray) -> Tensor:

@@ -22,6 +22,7 @@ from iceprobe.backbones.extras import require
 from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Split
+from iceprobe.datasets.pixels import note_done
 from iceprobe.datasets.recordings import CUT, RESAMPLED, Recording
 from iceprobe.datasets.spectrogram import level_picture, mel_picture
 
@@ -150,9 +151,9 @@ class SoundPreprocessing(ExamplePreprocessing):
         if rate != self.rate:
             soxr = require("soxr", "sound", f"a recording of {rate} samples a second")
             found = np.asarray(soxr.resample(found, rate, self.rate), np.float32)
-            recording.note(RESAMPLED)
+            note_done(recording, RESAMPLED)
         if most is not None and len(found) > most:
-            recording.note(CUT)
+            note_done(recording, CUT)
             found = found[:most]
         if len(found) < self.shortest:
             raise IceprobeError(

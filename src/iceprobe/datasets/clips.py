@@ -18,7 +18,7 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.decoding import NOT_THE_IMAGE, one_line
-from iceprobe.datasets.pixels import Seen, note, seen
+from iceprobe.datasets.pixels import note_done
 
 TURNED = "video turned"
 UNEVEN = "frames at uneven times"
@@ -137,8 +137,8 @@ class VideoClip(Clip):
         times = (np.array(stamps) - stamps[0]) * float(unit)
         gaps = np.diff(times)
         if len(gaps) and (abs(gaps / np.median(gaps) - 1) > EVEN).any():
-            self._note(UNEVEN)
-        keys = sorted(stamps.index(stamp) for stamp, key in packets if key)
+            note_done(self, UNEVEN)
+        keys = np.searchsorted(stamps, sorted(stamp for stamp, key in packets if key)).tolist()
         return times, stamps, keys
 
     def pictures(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -197,13 +197,9 @@ class VideoClip(Clip):
     def _upright(self, frame: Any) -> np.ndarray:
         values: np.ndarray = frame.to_ndarray(format="rgb24")
         if turns := round(frame.rotation / 90) % 4:
-            self._note(TURNED)
+            note_done(self, TURNED)
             values = np.ascontiguousarray(np.rot90(values, turns))
         return values
-
-    def _note(self, what: str) -> None:
-        if what not in (done := seen(self).done):
-            note(self, Seen(done=(*done, what)))
 
     def _opened(self) -> "_Opened":
         return _Opened(self._source(), self._bad)

@@ -4,7 +4,7 @@ There is one rule each for bit depth, transparency and orientation. A :class:`Re
 an image that they would spoil is refused.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from json import dumps
 from typing import Any
@@ -90,6 +90,12 @@ def seen(image: Any) -> Seen:
 def note(image: Any, notes: Seen) -> None:
     """Let :func:`seen` return ``notes`` for an image or another example."""
     image.info[_SEEN] = notes
+
+
+def note_done(example: Any, what: str) -> None:
+    """Add ``what`` to what :func:`seen` says was done to an image or another example, once."""
+    if what not in (before := seen(example)).done:
+        note(example, replace(before, done=(*before.done, what)))
 
 
 def finished(

@@ -18,7 +18,7 @@ from iceprobe.datasets.base import BadImage, Dataset
 from iceprobe.datasets.decoding import NOT_THE_IMAGE, one_line
 from iceprobe.datasets.files import FileSplit
 from iceprobe.datasets.folder import Contents, FolderOptions, load_files
-from iceprobe.datasets.pixels import Seen, note, seen
+from iceprobe.datasets.pixels import note_done
 from iceprobe.datasets.spectrogram import mel_picture
 from iceprobe.datasets.walking import SOUNDS
 
@@ -87,15 +87,10 @@ class Recording:
         if not np.isfinite(values).all():
             raise self._bad("holds values that aren't finite")
         if most < stated:
-            self.note(CUT)
+            note_done(self, CUT)
         if values.shape[1] > 1:
-            self.note(MIXED)
+            note_done(self, MIXED)
         return (values[:, 0] if values.shape[1] == 1 else values.mean(1)), rate
-
-    def note(self, what: str) -> None:
-        """Note what was done to it."""
-        if what not in (done := seen(self).done):
-            note(self, Seen(done=(*done, what)))
 
     def _bad(self, why: str) -> BadImage:
         return BadImage(
