@@ -1,6 +1,7 @@
 """Videos: frames against those that were written, times, labels; one line for what is wrong."""
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,27 @@ def test_a_table_of_videos(tmp_path) -> None:
     table.write_text("\n".join(rows).replace("3.mkv", "5.mkv"))
     with pytest.raises(IceprobeError, match=r"no video .5\.mkv."):
         load_dataset(spec)
+
+
+@pytest.mark.parametrize("of", ["folder", "table"])
+def test_a_library_that_is_not_there_is_named(of: str, tmp_path, monkeypatch) -> None:
+    for name in ("train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "test/b/2.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    lines = [
+        "file,label,split",
+        "train/a/1.mp4,a,train",
+        "train/b/1.mp4,b,train",
+        "test/a/2.mp4,a,test",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        IceprobeError, match=r"needs the package av: pip install 'iceprobe\[video\]'"
+    ):
+        load_dataset(
+            f"video:{tmp_path}" if of == "folder" else f"table:{tmp_path}/a.csv?video=file"
+        )
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from iceprobe.adaptation.change import Change
 from iceprobe.adaptation.qkv import fused_names, split_qkv, values_are_last
 from iceprobe.adaptation.trainable import block_names, root
 from iceprobe.backbones.block_reader import BlockReader
-from iceprobe.backbones.extras import require
 from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.core.specs import unknown
 
 #: Names of attention's projections: timm, transformers, CLIP-like, diffusers.

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.extras import model_folder, quiet, require
+from iceprobe.backbones.extras import model_folder, quiet
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, LayerOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.core.foreign import explained, one_line
 
 TRANSFORMER = "DiTTransformer2DModel"

@@ -1,6 +1,5 @@
-"""Optional libraries, and weights that aren't on this machine yet."""
+"""Weights that aren't on this machine yet."""
 
-import importlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +9,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from iceprobe.core.errors import IceprobeError
-
-
-def require(module: str, extra: str, source: str) -> Any:
-    """Import the library of a source of backbones.
-
-    Raises:
-        IceprobeError: if it isn't installed; says what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:  # it is installed, but one of its own imports isn't
-            raise
-        raise IceprobeError(
-            f"{source}: needs the package {module}: pip install 'iceprobe[{extra}]'"
-        ) from error
 
 
 def hub_has_address() -> bool:

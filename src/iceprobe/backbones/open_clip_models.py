@@ -17,13 +17,13 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import load_saved
 from iceprobe.backbones.conversions import note_resampled
-from iceprobe.backbones.extras import require
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.layers import Layers
 from iceprobe.backbones.options import CheckpointOptions, ImageOptions, TokenOptions
 from iceprobe.backbones.preprocessing import Preprocessing, check_image_size, stated_transform
 from iceprobe.backbones.readers import LayerReader, TimmReader
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.core.foreign import explained, one_line
 from iceprobe.core.specs import unknown
 from iceprobe.tokens import Tokens

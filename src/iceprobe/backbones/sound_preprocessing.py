@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from iceprobe.backbones.extras import require
 from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.pixels import note_done
 from iceprobe.datasets.recordings import CUT, RESAMPLED, Recording

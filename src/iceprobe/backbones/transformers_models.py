@@ -18,7 +18,7 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
 from iceprobe.backbones.clip_preprocessing import LIBRARY, ClipPreprocessing
-from iceprobe.backbones.extras import model_folder, quiet, require
+from iceprobe.backbones.extras import model_folder, quiet
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.kinds import ExamplePreprocessing
 from iceprobe.backbones.native import NativePreprocessing, native_transform
@@ -47,6 +47,7 @@ from iceprobe.backbones.transformers_architectures import (
 )
 from iceprobe.backbones.video_processors import read_clip_processor, video_processor
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.core.foreign import explained, one_line
 
 SHORTEST = 400  # samples of a frame of a spectrogram

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.datasets.base import BadImage
 from iceprobe.datasets.decoding import NOT_THE_IMAGE, one_line
 from iceprobe.datasets.pixels import note_done
@@ -28,16 +29,8 @@ EVEN = 0.25
 
 
 def library() -> Any:
-    """PyAV.
-
-    Raises:
-        IceprobeError: if it isn't installed.
-    """
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise IceprobeError("videos need the package av: pip install 'iceprobe[video]'") from error
-    return av
+    """PyAV; raises as `require`."""
+    return require("av", "video", "videos")
 
 
 class Clip(ABC):

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.datasets.base import BadImage, Dataset
 from iceprobe.datasets.decoding import NOT_THE_IMAGE, one_line
 from iceprobe.datasets.files import FileSplit
@@ -29,20 +29,8 @@ CUT = "sound cut"
 
 
 def library() -> Any:
-    """soundfile.
-
-    Raises:
-        IceprobeError: if it isn't installed.
-    """
-    try:
-        import soundfile
-    except ModuleNotFoundError as error:
-        if error.name != "soundfile":
-            raise
-        raise IceprobeError(
-            "recordings need the package soundfile: pip install 'iceprobe[sound]'"
-        ) from error
-    return soundfile
+    """soundfile; raises as `require`."""
+    return require("soundfile", "sound", "recordings")
 
 
 class Recording:

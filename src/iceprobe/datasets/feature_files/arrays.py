@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
 from iceprobe.core.text import shown
 from iceprobe.datasets.decoding import one_line
 
@@ -251,12 +252,7 @@ def _is_array(one: Any) -> bool:
 
 def _hdf5(place: Path) -> Arrays:
     """``.h5``: data sets of all groups; text may be of any kind that HDF5 has."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise IceprobeError(
-            f"{str(place)!r} needs the package h5py: pip install 'iceprobe[hdf5]'"
-        ) from error
+    h5py = require("h5py", "hdf5", repr(str(place)))
     forms: dict[str, Form] = {}
 
     def visit(name: str, one: Any) -> None:
