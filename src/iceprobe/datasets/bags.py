@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,10 @@ from iceprobe.core.text import shown
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
 from iceprobe.datasets.pixels import Reading, Seen, note, seen
+
+if TYPE_CHECKING:
+    from iceprobe.datasets.table_files import TableFile
+    from iceprobe.datasets.table_rows import TableImages
 
 
 class Bag:
@@ -105,18 +109,18 @@ class Bags:
     """Which rows of a table are whose.
 
     Attributes:
-        images: of all rows (`table_rows.TableImages`).
+        images: of all rows.
         names: of the examples of each split, in the order of their first rows.
         members: the rows of each.
     """
 
-    images: Any
+    images: "TableImages"
     names: Mapping[str, Sequence[str]]
     members: Mapping[str, Sequence[Sequence[int]]]
 
     @classmethod
     def of(
-        cls, rows: Mapping[str, Rows], images: Any, column: str, decided: Sequence[str]
+        cls, rows: Mapping[str, Rows], images: "TableImages", column: str, decided: Sequence[str]
     ) -> "tuple[dict[str, Rows], Bags]":
         """The rows of the examples, the first of each, and their bags.
 
@@ -148,11 +152,11 @@ class Bags:
         return firsts, cls(images, names, whose)
 
     @property
-    def tables(self) -> Any:
+    def tables(self) -> "Mapping[str, TableFile]":
         return self.images.tables
 
     @property
-    def depths(self) -> Any:
+    def depths(self) -> "dict[str, list[str | None]]":
         return self.images.depths
 
     def split(self, name: str, source: str, chosen: np.ndarray, **more: Any) -> BagSplit:

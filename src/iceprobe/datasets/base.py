@@ -53,6 +53,10 @@ class Column:
             for split, given in splits.items()
         }
 
+    def take(self, rows: np.ndarray) -> "Column":
+        """Some of the examples, in this order."""
+        return Column(self.codes[rows], self.values)
+
 
 class Split(ABC):
     """Examples with targets, in a fixed order.

@@ -123,11 +123,8 @@ def load_feature_set(where: str, /, *, spec: str, **options: Any) -> FeatureSet:
     targets = read_targets(rows, target, asked, spec)
     further, lines = read_further(rows, asked, slices)
     assumed += [*targets.assumed, *lines]
-    parts = {split: (split, np.arange(len(one))) for split, one in rows.items()}
-    if asked.test_fraction is not None:
-        group = further["train"][asked.group] if asked.group else None
-        parts, line = divided(targets, group, asked, spec)
-        assumed.append(line)
+    parts, lines = divided(rows, targets, further, asked, spec)
+    assumed += lines
     splits = {
         split: _feature_split(split, together[source], chosen, targets, source, further[source])
         for split, (source, chosen) in parts.items()
@@ -171,7 +168,7 @@ def _feature_split(
         examples=examples,
         rows=rows,
         task=targets.task,
-        columns={key: Column(one.codes[chosen], one.values) for key, one in columns.items()},
+        columns={key: column.take(chosen) for key, column in columns.items()},
     )
 
 

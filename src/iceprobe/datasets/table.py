@@ -12,7 +12,7 @@ import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.bags import Bags
-from iceprobe.datasets.base import Column, Dataset
+from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.boxes import read_boxes
 from iceprobe.datasets.cells import Rows
 from iceprobe.datasets.columns import read_further, read_targets
@@ -110,11 +110,8 @@ def _dataset(
         assumed += lines
     if asked.mask:
         assumed.append(f"masks in column {asked.mask!r}: a pixel that isn't 0 is of the object")
-    parts = {split: (split, np.arange(len(one))) for split, one in rows.items()}
-    if asked.test_fraction is not None:
-        group = columns["train"][asked.group] if asked.group else None
-        parts, line = divided(targets, group, asked, spec)
-        assumed.append(line)
+    parts, lines = divided(rows, targets, columns, asked, spec)
+    assumed += lines
     splits = {
         split: images.split(
             split,
@@ -124,10 +121,7 @@ def _dataset(
             labels=targets.labels[source][chosen],
             boxes=boxes[source][chosen] if use.box else None,
             task=targets.task,
-            columns={
-                key: Column(column.codes[chosen], column.values)
-                for key, column in columns[source].items()
-            },
+            columns={key: column.take(chosen) for key, column in columns[source].items()},
         )
         for split, (source, chosen) in parts.items()
     }

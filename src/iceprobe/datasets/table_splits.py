@@ -1,7 +1,7 @@
 """Which rows of a table are train and which are test: by a column, or by a table of its own."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -151,16 +151,22 @@ def rows_of_splits(
 
 
 def divided(
-    targets: Targets, group: Column | None, asked: AskedSplits, spec: str
-) -> tuple[dict[str, tuple[str, np.ndarray]], str]:
-    """The rows of train and of test, drawn at random, and a line on how they were divided."""
-    fraction = asked.test_fraction or 0.0
+    rows: Mapping[str, Rows],
+    targets: Targets,
+    columns: Mapping[str, Mapping[str, Column]],
+    asked: AskedSplits,
+    spec: str,
+) -> tuple[dict[str, tuple[str, np.ndarray]], list[str]]:
+    """Of each split whose rows it has and which, and a line if they are drawn at random."""
+    if (fraction := asked.test_fraction) is None:
+        return {split: (split, np.arange(len(one))) for split, one in rows.items()}, []
     if not 0 < fraction <= 1:
         raise IceprobeError(f"option test_fraction={fraction} of {spec!r}: take one inside (0, 1]")
     labels, seed = targets.labels["train"], asked.seed or 0
     if fraction == 1:  # a set to read a run on
         line = f"all {len(labels):,} rows are the test split (test_fraction=1)"
-        return {"test": ("train", np.arange(len(labels)))}, line
+        return {"test": ("train", np.arange(len(labels)))}, [line]
+    group = columns["train"][asked.group] if asked.group else None
     codes = None if group is None else alone(group.codes)
     train, test = heldout_split(get_task(targets.task).strata(labels), seed, fraction, codes)
     if not len(test):
@@ -174,7 +180,7 @@ def divided(
         f"{len(test):,} of {len(labels):,} rows are the test split, drawn at random and stratified"
         f"{whole} (test_fraction={fraction:g}, seed={seed})"
     )
-    return {"train": ("train", train), "test": ("train", test)}, line
+    return {"train": ("train", train), "test": ("train", test)}, [line]
 
 
 def _values(text: str | None, option: str, there: Counter[str], spec: str) -> list[str]:

@@ -217,21 +217,18 @@ class OneFile(Examples):
             if part not in self.keys:
                 continue
             shape = forms[self.keys[part]].shape
-            flat = part == "coords" and self.offsets is not None
-            length = (
-                ()
-                if flat or part != "coords"
-                else (int((self.lengths if self.lengths is not None else [0])[0]),)
-            )
-            if part == "coords" and self.lengths is None:
-                del self.keys[part]  # of the vectors' own tokens, which aren't here
-                continue
-            if shape[: 1 + len(length)] != (tokens if flat else self._n, *length):
+            ahead: tuple[int, ...] = (self._n,)
+            if part == "coords":
+                if self.lengths is None:
+                    del self.keys[part]  # of the vectors' own tokens, which aren't here
+                    continue
+                ahead = (self._n, int(self.lengths[0])) if self.offsets is None else (tokens,)
+            if shape[: len(ahead)] != ahead:
                 raise IceprobeError(
                     f"{what}: {self.keys[part]!r} {shape} doesn't fit it: give one of each an "
                     + ("example" if part != "coords" else "token")
                 )
-            self.forms[part] = part_form(part, shape[1 + len(length) :], self.dim, what)
+            self.forms[part] = part_form(part, shape[len(ahead) :], self.dim, what)
         if "grid" in self.keys and self.lengths is not None:
             grid = torch.as_tensor(self.arrays.whole(self.keys["grid"])).flatten().tolist()
             self.grid = tuple(int(one) for one in grid)

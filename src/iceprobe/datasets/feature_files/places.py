@@ -20,9 +20,9 @@ from iceprobe.datasets.feature_files.examples import Examples, OneFile, Reading
 from iceprobe.datasets.feature_files.keys import NAMES, ROLES, last, one_called
 from iceprobe.datasets.feature_files.parquet import OfParquet
 from iceprobe.datasets.layout import role_of
+from iceprobe.datasets.table_files import PARQUET
 from iceprobe.datasets.walking import files_in, folders_in
 
-PARQUET = (".parquet", ".pq")
 _CLAM = ("h5_files", "pt_files")  # the first has coordinates as well
 
 T = TypeVar("T")
