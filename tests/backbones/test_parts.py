@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 import iceprobe
-from iceprobe.backbones import load_backbone, parts
+from iceprobe.backbones import Preprocessing, load_backbone, parts
+from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.clips import ArrayClip
@@ -155,6 +156,42 @@ def test_views_of_clips_are_stored(tmp_path) -> None:
 def test_options_that_do_not_fit(options: dict, error: str) -> None:
     with pytest.raises(IceprobeError, match=error):
         load_backbone(MODEL, **options)
+
+
+class Frames(nn.Module):
+    """A module that reads clips by itself."""
+
+    preprocessing = ClipPreprocessing(Preprocessing(4, (0.0,) * 3, (1.0,) * 3), 2)
+
+    def tokens(self, clips):
+        patches = clips.flatten(2)
+        return iceprobe.Tokens(patches, patches[:, :0])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"frames": 2, "each": "some"}, "each='some': write patches or pooled"),
+        ({"frames": 2.5}, "frames=2.5: "),
+        ({"reads": "bag"}, "reads='bag': write clips or bags"),
+    ],
+)
+def test_options_of_a_module_are_read_as_in_a_spec(options: dict, error: str) -> None:
+    images = {"image_size": 4, "mean": (0.0,), "std": (1.0,)}
+    with pytest.raises(IceprobeError, match=error):
+        load_backbone(nn.Conv2d(1, 2, 2), **images, **options)
+
+
+@pytest.mark.parametrize("options", [{"frames": 8}, {"reads": "bags"}, {"stride": 2}])
+def test_a_module_of_clips_reads_no_parts(options: dict) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(IceprobeError, match=f"reads clips, and {name}={value} is of models of im"):
+        load_backbone(Frames(), **options)
+
+
+def test_a_loaded_backbone_keeps_its_examples() -> None:
+    with pytest.raises(IceprobeError, match="is already loaded: give its options when loading it"):
+        load_backbone(load_backbone(MODEL), frames=2)
 
 
 def test_clips_by_a_backbone_of_images_are_refused_with_the_remedy(tmp_path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iceprobe.backbones.bag_preprocessing import BagPreprocessing
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
-from iceprobe.backbones.kinds import Inputs, Ragged
+from iceprobe.backbones.kinds import Inputs, Ragged, plural
 from iceprobe.backbones.options import PartOptions
 from iceprobe.backbones.readers import LayerReader
 from iceprobe.core.errors import IceprobeError
@@ -150,16 +150,21 @@ def over_parts(reader: nn.Module, joining: Joining) -> nn.Module:
 
 
 def of_parts(backbone: Backbone, asked: PartOptions) -> Backbone:
-    """A backbone of images that reads clips frame by frame, or bags image by image.
+    """A backbone of images that reads clips frame by frame, or bags image by image; ``asked`` has an option.
 
     Raises:
-        IceprobeError: if the options don't say how many frames, or exclude each other.
+        IceprobeError: if the backbone reads other examples than images, or the options don't say how many
+            frames, or exclude each other.
     """
     spec = backbone.spec
+    name, value = next(iter(asked.given.items()))
+    if (kind := backbone.preprocessing.kind) != "image":
+        raise IceprobeError(
+            f"{spec} reads {plural(kind)}, and {name}={value} is of models of images: drop it"
+        )
     if asked.reads == "bags":
         return _of_bags(backbone, asked)
     if asked.frames is None:
-        name, value = next(iter(asked.given.items()))
         raise IceprobeError(
             f"{spec}: {name}={value} is of examples of several images: say how many frames of a video are "
             "read, frames=8, or that these are bags, reads=bags"

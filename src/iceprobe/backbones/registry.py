@@ -154,6 +154,7 @@ BACKBONES: Registry[SourceEntry] = Registry(
     },
 )
 OF_MODULES: Groups = {"tokens": OutputOptions, "images": AnyShapeOptions}
+OF_PARTS: Groups = {"parts": PartOptions}
 
 
 # Code that the caller's own specs have run in this process: a file may name the same code again.
@@ -169,13 +170,6 @@ def _code(spec: Spec) -> tuple[str, ...]:
     """What determines the code that runs for a model, and its arguments."""
     given = (f"{key}={spec.options.get(key)}" for key in ("entry", "weights"))
     return (spec.kind or "", spec.name, place_of(spec.name), *given)
-
-
-def _parts(values: Mapping[str, Any]) -> tuple[PartOptions, dict[str, Any]]:
-    """The options of examples of several parts, and the others."""
-    names = parsers([PartOptions])
-    asked = PartOptions(**{name: value for name, value in values.items() if name in names})
-    return asked, {name: value for name, value in values.items() if name not in names}
 
 
 def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
@@ -213,15 +207,21 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
     if not isinstance(backbone, str):
         from iceprobe.backbones.python_modules import wrap_module
 
-        for key, parse in (("image_size", parse_shape), ("paradigm", _paradigm)):
+        typed = {"image_size": parse_shape, "paradigm": _paradigm, **parsers(OF_PARTS.values())}
+        for key, parse in typed.items():
             if options.get(key) is not None:
                 try:
                     options[key] = parse(str(options[key]))
                 except ValueError as error:
                     raise IceprobeError(f"{key}={options[key]!r}: {error}") from error
         paradigm = options.pop("paradigm", None)
-        asked, options = _parts(options)
-        loaded = wrap_module(backbone, **grouped(OF_MODULES, options))
+        arguments = grouped({**OF_MODULES, **OF_PARTS}, options)
+        asked, used = arguments.pop("parts"), False
+        loaded = wrap_module(backbone, **arguments)
+        if asked.given and loaded is backbone:
+            raise IceprobeError(
+                f"backbone {loaded.spec!r} is already loaded: give its options when loading it"
+            )
     else:
         from iceprobe.machine.torch_state import own_state
 
@@ -238,15 +238,16 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
         parsed = with_options(parsed, options)
         values = typed_options(parsed, entry.options)
         paradigm = values.pop("paradigm", None)
-        asked, rest = _parts(values)
+        arguments = grouped({**entry.groups, **OF_PARTS}, values)
+        used = "parts" in entry.groups
+        asked = arguments["parts"] if used else arguments.pop("parts")
         load = entry.load()
         with own_state():
-            given = values if "parts" in entry.groups else rest
-            loaded = load(parsed.name, spec=str(parsed), **grouped(entry.groups, given))
+            loaded = load(parsed.name, spec=str(parsed), **arguments)
         if entry.runs_code(parsed):
             _ran.add(_code(parsed))
     loaded.paradigm = paradigm or loaded.paradigm
-    if asked.given and loaded.preprocessing.kind == "image":
+    if asked.given and not (used and loaded.preprocessing.kind != "image"):
         from iceprobe.backbones.parts import of_parts
 
         loaded = of_parts(loaded, asked)
