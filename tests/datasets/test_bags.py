@@ -12,6 +12,7 @@ from iceprobe.backbones import Preprocessing, load_backbone
 from iceprobe.backbones.kinds import Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
+from iceprobe.store.noted import assumed_of_files
 
 MODEL = "bundled:mae-tiny"
 BAGS = {"s1": 3, "s2": 1, "s3": 2, "s4": 4, "s5": 1, "s6": 2}
@@ -127,6 +128,19 @@ def test_an_image_that_cannot_be_read_names_itself(tmp_path) -> None:
         f"{MODEL}?reads=bags", where, tmp_path / "features", on_bad_image="skip"
     )
     assert store.manifest.skipped == ["s4"]
+
+
+def test_bags_are_counted_by_their_images(tmp_path) -> None:
+    """Two of the images of one bag, and one of another, are transparent."""
+    where = spec(tmp_path)
+    for number in (30, 31, 50):
+        image = Image.fromarray(tile(number))
+        image.putalpha(100)
+        image.save(tmp_path / f"{number}.png")
+    store = iceprobe.extract(f"{MODEL}?reads=bags", where, tmp_path / "features")
+    assert assumed_of_files(store.manifest) == [
+        "2 of 6 bags with images with transparent pixels, laid on white (alpha=black, or alpha=drop)"
+    ]
 
 
 def test_processes_read_bags_as_threads_do(tmp_path) -> None:

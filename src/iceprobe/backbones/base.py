@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from iceprobe.backbones.attention import CaughtAttention
-from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, plural
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, plural, singular
 from iceprobe.backbones.layers import resolve_layers
 from iceprobe.backbones.native import NativePreprocessing
 from iceprobe.backbones.options import NATIVE
@@ -325,7 +325,7 @@ class Backbone(HasTokenShape, nn.Module):
                 "image_size, mean and std" if kind == "image" else f"how {plural(kind)} are read"
             )
             raise IceprobeError(
-                f"backbone {self.spec!r} failed on a blank {size} {kind} "
+                f"backbone {self.spec!r} failed on a blank {size} {singular(kind)} "
                 f"({' '.join(str(error).split())}): check {check}"
             ) from error
 

@@ -177,14 +177,22 @@ class ExamplePreprocessing(ABC):
 
 @dataclass(frozen=True)
 class Kind(Entry):
-    """A kind of examples: its preprocessing by its fields, and ``summary``, its name in the plural."""
+    """A kind of examples: its preprocessing by its fields, and ``summary``, its name in the plural.
+
+    Attributes:
+        noun: what one is called, where that isn't the kind's name.
+    """
+
+    noun: str = ""
 
 
 #: What a data set holds and a backbone reads.
 KINDS: dict[str, Kind] = {
     "image": Kind("iceprobe.backbones.native:image_preprocessing", "images"),
     "bag": Kind("iceprobe.backbones.bag_preprocessing:BagPreprocessing", "bags of images"),
-    "sound": Kind("iceprobe.backbones.sound_preprocessing:SoundPreprocessing", "recordings"),
+    "sound": Kind(
+        "iceprobe.backbones.sound_preprocessing:SoundPreprocessing", "recordings", "recording"
+    ),
     "clip": Kind("iceprobe.backbones.clip_preprocessing:ClipPreprocessing", "clips"),
 }
 
@@ -192,6 +200,11 @@ KINDS: dict[str, Kind] = {
 def plural(kind: str) -> str:
     """``images`` of ``image``."""
     return KINDS[kind].summary
+
+
+def singular(kind: str) -> str:
+    """``recording`` of ``sound``."""
+    return KINDS[kind].noun or kind
 
 
 def batched(inputs: "Sequence[Inputs]") -> Inputs:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from iceprobe.backbones.augmentation import augmentation, view_generator
-from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, singular
 from iceprobe.backbones.native import NativePreprocessing
 from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing
 from iceprobe.core.errors import IceprobeError
@@ -76,7 +76,7 @@ class ImageDecoder:
                 continue
             except (IceprobeError, MemoryError) as error:
                 why = f"can't be made ready ({_described(example)}{one_line(error)})"
-                bad.append((row, f"{split.kind} {split.names[row]!r} {why}"))
+                bad.append((row, f"{singular(split.kind)} {split.names[row]!r} {why}"))
                 continue
             done.append(seen(example) if depth is None else _both(seen(example), seen(depth)))
             for view in range(1, work.views):

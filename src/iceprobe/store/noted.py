@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from iceprobe.backbones.kinds import plural, singular
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.datasets import clips, pixels, recordings
 
@@ -16,28 +17,20 @@ ROUNDED = 0.01  # rounding above this share of the tokens' variance is reported
 NAMED = 5  # images that are named before the rest is counted
 log = logging.getLogger("iceprobe")
 
+#: What was done → the line that says it, after their number.
 _LINES = {
-    pixels.TURNED: "turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
-    pixels.ON_WHITE: "with transparent pixels, laid on white (alpha=black, or alpha=drop)",
-    pixels.FIRST_FRAME: "with several frames or pages, of which the first is read",
-    pixels.BAND_LEFT_OUT: "with bands beyond the first three (or one), which are left out",
-    pixels.EIGHT_BIT_DEPTH: "with depth maps of 8 bits, which tell 255 numbers apart at most",
-    "CMYK to RGB": "in CMYK, turned to RGB without its colour profile",
-}
-_CLIP_LINES = {
-    clips.TURNED: "turned upright as their files say",
-    clips.UNEVEN: "with frames at uneven times: frames are counted (fps= reads by their times)",
-    clips.SHORT: "of which frames are read again: they have fewer, or fewer a second, than are read",
-}
-_SOUND_LINES = {
-    recordings.MIXED: "with several channels, mixed to one by their mean",
-    recordings.RESAMPLED: "at another rate than the backbone's, converted to it",
-    recordings.CUT: "longer than the piece that the backbone reads, which is their beginning",
-}
-_NAMED = {
-    **{kind: f"images {line}" for kind, line in _LINES.items()},
-    **{kind: f"clips {line}" for kind, line in _CLIP_LINES.items()},
-    **{kind: f"recordings {line}" for kind, line in _SOUND_LINES.items()},
+    pixels.TURNED: "images turned upright as the EXIF tag says (orientation=ignore leaves them as stored)",
+    pixels.ON_WHITE: "images with transparent pixels, laid on white (alpha=black, or alpha=drop)",
+    pixels.FIRST_FRAME: "images with several frames or pages, of which the first is read",
+    pixels.BAND_LEFT_OUT: "images with bands beyond the first three (or one), which are left out",
+    pixels.EIGHT_BIT_DEPTH: "images with depth maps of 8 bits, which tell 255 numbers apart at most",
+    "CMYK to RGB": "images in CMYK, turned to RGB without its colour profile",
+    clips.TURNED: "clips turned upright as their files say",
+    clips.UNEVEN: "clips with frames at uneven times: frames are counted (fps= reads by their times)",
+    clips.SHORT: "clips of which frames are read again: they have fewer, or fewer a second, than are read",
+    recordings.MIXED: "recordings with several channels, mixed to one by their mean",
+    recordings.RESAMPLED: "recordings at another rate than the backbone's, converted to it",
+    recordings.CUT: "recordings longer than the piece that the backbone reads, which is their beginning",
 }
 _OPTION = {
     pixels.TURNED: "orientation",
@@ -70,21 +63,25 @@ def rounded(manifest: "Manifest") -> list[str]:
 
 
 def assumed_of_files(manifest: "Manifest") -> list[str]:
-    """Assumptions about the image files of a store, a line for each kind."""
+    """Assumptions about the image files of a store, a line for each kind.
+
+    Of bags those with such images are counted.
+    """
+    of = "bags with " if _kind(manifest) == "bag" else ""
     shards = manifest.shards
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.read or {})
     said, total = manifest.dataset.reading, sum(shard.images for shard in shards)
     lines = [
-        f"{counts[kind]:,} of {total:,} {line}"
-        for kind, line in _NAMED.items()
+        f"{counts[kind]:,} of {total:,} {of}{line}"
+        for kind, line in _LINES.items()
         if counts[kind] and _OPTION.get(kind) not in said
     ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
     if largest is not None and "scale" not in said and _next_depth(largest) < pixels.FULL:
         lines.append(
-            f"{counts[pixels.DEEP]:,} of {total:,} images of 16 bits, in which {pixels.FULL:,} is white; the "
+            f"{counts[pixels.DEEP]:,} of {total:,} {of}images of 16 bits, in which {pixels.FULL:,} is white; the "
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
     return lines + rounded(manifest)
@@ -103,7 +100,7 @@ class FirstSeen:
     def note(self, image: Any) -> None:
         """Note an image, or another example, of the data set; threads may call this."""
         found, record = pixels.seen(image), self._record
-        lines = {kind: _NAMED[kind] for kind in found.done if kind in _NAMED}
+        lines = {kind: _LINES[kind] for kind in found.done if kind in _LINES}
         if found.largest is not None:
             lines[pixels.DEEP] = (
                 f"images of 16 bits, in which {pixels.FULL:,} is white (scale= says otherwise)"
@@ -123,15 +120,21 @@ def _next_depth(largest: float) -> int:
 
 
 def log_file_assumptions(manifest: "Manifest") -> None:
-    """Log the assumptions about the files, and which images were left out."""
+    """Log the assumptions about the files, and which examples were left out."""
     log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
-        log.warning("%s", left_out(skipped))
+        log.warning("%s", left_out(skipped, _kind(manifest)))
 
 
-def left_out(names: Sequence[str]) -> str:
-    """The first images that could not be read, and how many more."""
+def _kind(manifest: "Manifest") -> str:
+    """Of its examples."""
+    kind: str = manifest.backbone.preprocessing.get("kind", "image")
+    return kind
+
+
+def left_out(names: Sequence[str], kind: str = "image") -> str:
+    """The first examples that could not be read, and how many more."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     shown = ", ".join(map(repr, names[:NAMED]))
-    plural = "s" if len(names) > 1 else ""
-    return f"left out {len(names):,} image{plural} that could not be read: {shown}{more}"
+    what = plural(kind) if len(names) > 1 else singular(kind)
+    return f"left out {len(names):,} {what} that could not be read: {shown}{more}"

@@ -214,7 +214,9 @@ def _describe_split(
         )
     split = dataset.splits[name]
     if len(split) == 0:
-        raise IceprobeError(f"split {name!r} of {dataset.spec} is empty: it has no images")
+        raise IceprobeError(
+            f"split {name!r} of {dataset.spec} is empty: it has no {plural(split.kind)}"
+        )
     content = {"listing": split.fingerprint(), "labels": _hash(split.labels)}
     if split.boxes is not None:
         content["boxes"] = _hash(split.boxes)
