@@ -76,24 +76,17 @@ class NativePreprocessing(ImagePreprocessing):
         """Inputs differ in their length."""
         return None
 
-    @property
-    def frame(self) -> "NativePreprocessing":
-        return self
-
     def grid(self, size: tuple[int, int]) -> Grid:
         """Rows and columns of patches of an image of ``size`` (width, height)."""
         return native_grid(size[1], size[0], self.patch_size, self.max_tokens)
 
-    def crop(self, image: Image.Image) -> Image.Image:
-        """The whole image, as large as the backbone sees it."""
-        return self._placed(self.converted(image), self.interpolation)
-
-    def _placed(self, picture: Image.Image, interpolation: str) -> Image.Image:
+    def placed(self, picture: Image.Image, interpolation: str) -> Image.Image:
+        """The whole picture, as large as the backbone sees it."""
         sides = [side * self.patch_size for side in self.grid(picture.size)]
         return F.resize(picture, sides, InterpolationMode(interpolation))
 
     def transform(self, image: Image.Image) -> Ragged:
-        return self.patchified(self.normalised_pixels(F.pil_to_tensor(self.crop(image))))
+        return self.patchified(self.normalised(self.crop(image)))
 
     def patchified(self, pixels: Tensor) -> Ragged:
         """Normalised pixels ``(C, H, W)``, both a multiple of p → one example."""
@@ -117,17 +110,10 @@ class NativePreprocessing(ImagePreprocessing):
 
     def cover(self, mask: Image.Image) -> np.ndarray:
         """Which part of each patch lies on the object: a mask as large as the image → ``(N,)`` float32."""
-        inside = np.asarray(self._placed(mask.convert("L"), "nearest")) > 127
+        inside = np.asarray(self.placed(mask.convert("L"), "nearest")) > 127
         rows, columns = (side // self.patch_size for side in inside.shape)
         cells = inside.reshape(rows, self.patch_size, columns, self.patch_size)
         return cells.mean((1, 3), dtype=np.float64).reshape(-1).astype(np.float32)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in vars(self).items()
-            if key != "order" or value != "RGB"
-        }
 
 
 def image_preprocessing(**fields: Any) -> ImagePreprocessing:

@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -98,9 +98,13 @@ class ImagePreprocessing(ExamplePreprocessing):
             if (value := getattr(self, name)) not in CHOICES[name]:
                 raise IceprobeError(f"{name}={value!r}: take one of {', '.join(CHOICES[name])}")
 
+    @property
+    def frame(self) -> Self:
+        return self
+
     @abstractmethod
-    def crop(self, image: Image.Image) -> Image.Image:
-        """The backbone's input as a picture."""
+    def placed(self, picture: Image.Image, interpolation: str) -> Image.Image:
+        """A picture of any mode, resized (and cropped) as an image of its size is."""
 
     @abstractmethod
     def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -114,9 +118,17 @@ class ImagePreprocessing(ExamplePreprocessing):
             ``(k, 4)`` float32; a box wholly outside the crop has no area.
         """
 
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The backbone's input as a picture."""
+        return self.placed(self.converted(image), self.interpolation)
+
     def converted(self, image: Image.Image) -> Image.Image:
         """The image as RGB or grey, as the backbone reads it."""
         return plain(image).convert("L" if self.channels == 1 else "RGB")
+
+    def normalised(self, picture: Image.Image) -> Tensor:
+        """A converted and placed picture → float32 ``(C, H, W)``."""
+        return self.normalised_pixels(F.pil_to_tensor(picture))
 
     def normalised_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 ``(…, C, H, W)``, channels as PIL has them → float32 of the same shape."""
@@ -125,6 +137,17 @@ class ImagePreprocessing(ExamplePreprocessing):
         mean = torch.tensor(self.mean, device=pixels.device)
         std = torch.tensor(self.std, device=pixels.device)
         return pixels.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields as JSON values, without ``resize`` and ``order`` at their defaults.
+
+        So stores and exported folders from before these two fields existed keep their identity.
+        """
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self).items()
+            if key not in ("resize", "order") or value != getattr(type(self), key)
+        }
 
 
 @dataclass(frozen=True)
@@ -168,10 +191,6 @@ class Preprocessing(ImagePreprocessing):
         """``(C, S, S)``."""
         return self.channels, self.image_size, self.image_size
 
-    @property
-    def frame(self) -> "Preprocessing":
-        return self
-
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height after the resize, of an image of ``size`` (width, height)."""
         width, height = size
@@ -182,12 +201,7 @@ class Preprocessing(ImagePreprocessing):
             return side, int(side * height / width)
         return int(side * width / height), side
 
-    def crop(self, image: Image.Image) -> Image.Image:
-        """The backbone's input as a picture of S x S pixels."""
-        return self.placed(self.converted(image), self.interpolation)
-
     def placed(self, picture: Image.Image, interpolation: str) -> Image.Image:
-        """A picture of any mode, resized and cropped as an image of its size is."""
         width, height = self.resized(picture.size)
         mode = InterpolationMode(interpolation)
         if width * height > LARGEST_RESIZED:
@@ -213,10 +227,6 @@ class Preprocessing(ImagePreprocessing):
         """The backbone's input: float32 ``(C, S, S)``."""
         return self.normalised(self.crop(image))
 
-    def normalised(self, picture: Image.Image) -> Tensor:
-        """A converted picture of S x S pixels → float32 ``(C, S, S)``."""
-        return self.normalised_pixels(F.pil_to_tensor(picture))
-
     def transform_boxes(self, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         resized = self.resized(size)
         scale = np.array([resized[0] / size[0], resized[1] / size[1]] * 2)
@@ -224,17 +234,6 @@ class Preprocessing(ImagePreprocessing):
         left, top = (round((side - self.image_size) / 2.0) for side in resized)
         moved = np.asarray(boxes, np.float64) * scale - np.array([left, top, left, top])
         return moved.clip(0, self.image_size).astype(np.float32)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields as JSON values, without ``resize`` and ``order`` at their defaults.
-
-        So stores and exported folders from before these two fields existed keep their identity.
-        """
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in vars(self).items()
-            if key not in ("resize", "order") or value != getattr(type(self), key)
-        }
 
 
 def stated_transform(
