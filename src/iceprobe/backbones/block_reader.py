@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.backbones.layers import Layers, resolve_layers
-from iceprobe.backbones.native_readers import padded_coords
 from iceprobe.backbones.readers import LayerReader, grid_over, tokens_of_map
 from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
@@ -88,28 +87,34 @@ class BlockReader(LayerReader):
 
     def normed(self, layer: int, features: Tensor) -> Tensor:
         """Features of a layer with the final norm, where it is asked for and applies."""
-        last = layer == len(self.paths.blocks) - 1
-        if self.norm and self.paths.norm is not None and (last or not self.paths.stages):
+        if (
+            self.norm
+            and self.paths.norm is not None
+            and (self._last(layer) or not self.paths.stages)
+        ):
             features = self.paths.norm(features)
         return features
 
+    def _last(self, layer: int) -> bool:
+        return layer == self.depth - 1
+
     def _tokens(self, layer: int, features: Tensor, output: Any, images: Inputs) -> Tokens:
-        paths = self.paths
-        grid = None if paths.grid is None else paths.grid(images)
-        last = layer == len(paths.blocks) - 1
+        paths, grid = self.paths, None
         if features.ndim == 4:
             cells = tokens_of_map(features)
             features, grid = cells.patches, cells.grid
+        elif paths.grid is not None:
+            grid = paths.grid(images)
         features = self.normed(layer, features)
-        count = paths.num_prefix
-        vectors = paths.vectors(output) if last and paths.vectors else {}
+        prefix, patches = features[:, : paths.num_prefix], features[:, paths.num_prefix :]
+        vectors = paths.vectors(output) if paths.vectors and self._last(layer) else {}
         if isinstance(images, Ragged):
-            tokens = features[:, count:], features[:, :count], None, paths.has_class, vectors
-            return Tokens(*tokens, images.mask, padded_coords(images))
-        grid = grid or grid_over(images.shape[-2:], features.shape[1] - count)
+            where = images.mask, images.padded_coords
+            return Tokens(patches, prefix, None, paths.has_class, vectors, *where)
+        grid = grid or grid_over(images.shape[-2:], patches.shape[1])
         if grid is None:
             raise IceprobeError(
-                f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {count} "
+                f"{type(self.model).__name__} gave {features.shape[1]} tokens, of which {paths.num_prefix} "
                 f"are prefix tokens: the rest make no {'square ' * (images.shape[-1] == images.shape[-2])}grid"
             )
-        return Tokens(features[:, count:], features[:, :count], grid, paths.has_class, vectors)
+        return Tokens(patches, prefix, grid, paths.has_class, vectors)

@@ -92,6 +92,11 @@ class Ragged:
         full[mask] = flat
         return full
 
+    @property
+    def padded_coords(self) -> "Tensor | None":
+        """``(b, L, k)`` of :attr:`coords`, with zeros likewise; ``None`` if nothing says it."""
+        return None if self.coords is None else self.padded(self.coords)
+
 
 #: A batch as a backbone takes it: ``(B, …)`` where all inputs are alike.
 Inputs = Union["Tensor", Ragged]

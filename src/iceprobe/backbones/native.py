@@ -43,12 +43,30 @@ def native_grid(height: int, width: int, patch: int, max_tokens: int) -> Grid:
     return grid(low)
 
 
+def patches_of(pixels: Tensor, patch: int) -> Tensor:
+    """Pixels ``(…, C, H, W)``, both a multiple of p → patches ``(…, N, p·p·C)`` as NaFlex has them.
+
+    Row by row, in each of them pixel by pixel with the channels innermost.
+    """
+    cells = pixels.unflatten(-1, (-1, patch)).unflatten(
+        -3, (-1, patch)
+    )  # (…, C, rows, p, columns, p)
+    return cells.movedim(-5, -1).transpose(-4, -3).flatten(-3).flatten(-3, -2)
+
+
+def pixels_of(patches: Tensor, grid: Grid, patch: int) -> Tensor:
+    """The inverse of :func:`patches_of`."""
+    cells = patches.unflatten(-1, (patch, patch, -1)).unflatten(
+        -4, grid
+    )  # (…, rows, columns, p, p, C)
+    return cells.transpose(-4, -3).movedim(-1, -5).flatten(-2).flatten(-3, -2)
+
+
 @dataclass(frozen=True)
 class NativePreprocessing(ImagePreprocessing):
     """The evaluation transform of a backbone that takes images of any shape.
 
-    Its input is a `Ragged` of patches ``(N, p·p·C)``, row by row, in each of them pixel by pixel with the
-    channels innermost; ``coords`` are row and column.
+    Its input is a `Ragged` of patches ``(N, p·p·C)``, as of `patches_of`; ``coords`` are row and column.
 
     Attributes:
         patch_size: p, pixels a side of a patch.
@@ -90,11 +108,9 @@ class NativePreprocessing(ImagePreprocessing):
 
     def patchified(self, pixels: Tensor) -> Ragged:
         """Normalised pixels ``(C, H, W)``, both a multiple of p → one example."""
-        patch = self.patch_size
-        rows, columns = pixels.shape[1] // patch, pixels.shape[2] // patch
-        cells = pixels.reshape(self.channels, rows, patch, columns, patch).permute(1, 3, 2, 4, 0)
+        rows, columns = (side // self.patch_size for side in pixels.shape[1:])
         coords = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        return Ragged.of(cells.reshape(rows * columns, -1), coords.view(-1, 2).float())
+        return Ragged.of(patches_of(pixels, self.patch_size), coords.view(-1, 2).float())
 
     def blank(self) -> Ragged:
         """An image of exactly ``max_tokens`` patches, as near to a square as these allow."""

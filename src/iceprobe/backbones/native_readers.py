@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iceprobe.backbones.kinds import Ragged
-from iceprobe.backbones.native import Grid, NativePreprocessing
+from iceprobe.backbones.native import Grid, NativePreprocessing, pixels_of
 from iceprobe.backbones.options import NATIVE
 from iceprobe.backbones.readers import LayerReader, TimmReader, evaluating
 from iceprobe.core.errors import IceprobeError
@@ -34,18 +34,13 @@ def is_naflex(model: nn.Module) -> bool:
     return any(kind.__name__ == "NaFlexVit" for kind in type(model).__mro__)
 
 
-def padded_coords(images: Ragged) -> Tensor:
-    """``(B, N, 2)`` float32, zeros in padding."""
-    assert images.coords is not None
-    return images.padded(images.coords)
-
-
 class NaFlexReader(TimmReader):
     """Tokens of timm's NaFlexVit, which masks padding."""
 
     def forward_layers(self, images: Any) -> list[Tokens]:
         """Tokens of a `Ragged` of patches, one for each of ``layers``."""
-        patches, mask, coords = images.padded(), images.mask, padded_coords(images)
+        patches, mask, coords = images.padded(), images.mask, images.padded_coords
+        assert coords is not None
         if not getattr(self.model.embeds, "channels_last", True):
             cells = patches.unflatten(2, (*self.model.embeds.patch_size, -1))
             patches = cells.permute(0, 1, 4, 2, 3).flatten(2)
@@ -75,11 +70,7 @@ class ByShape(LayerReader):
     def __init__(self, reader: LayerReader, preprocessing: NativePreprocessing):
         super().__init__(reader.model, reader.layers, reader.norm, reader.depth)
         del self.model  # the reader's alone
-        self.reader, self.patch, self.channels = (
-            reader,
-            preprocessing.patch_size,
-            preprocessing.channels,
-        )
+        self.reader, self.patch = reader, preprocessing.patch_size
         self.pooled_class = reader.pooled_class
 
     def forward_layers(self, images: Any) -> list[Tokens]:
@@ -93,7 +84,9 @@ class ByShape(LayerReader):
             rows_of[grid].append(row)
         own = images.values.split(images.lengths.tolist())
         found = [
-            self.reader.forward_layers(torch.stack([self._picture(own[row], grid) for row in rows]))
+            self.reader.forward_layers(
+                pixels_of(torch.stack([own[row] for row in rows]), grid, self.patch)
+            )
             for grid, rows in rows_of.items()
         ]
         for grid, layers in zip(rows_of, found, strict=True):
@@ -105,13 +98,6 @@ class ByShape(LayerReader):
         order = torch.tensor([row for rows in rows_of.values() for row in rows]).argsort()
         order = order.to(images.device)
         return [_together(list(layer), order, images) for layer in zip(*found, strict=True)]
-
-    def _picture(self, patches: Tensor, grid: Grid) -> Tensor:
-        """``(N, p·p·C)`` → ``(C, H, W)``."""
-        cells = patches.reshape(*grid, self.patch, self.patch, self.channels)
-        return cells.permute(4, 0, 2, 1, 3).reshape(
-            self.channels, grid[0] * self.patch, grid[1] * self.patch
-        )
 
     def at(self, layers: tuple[int, ...]) -> "ByShape":
         other = super().at(layers)
@@ -131,7 +117,7 @@ def _together(parts: list[Tokens], order: Tensor, images: Ragged) -> Tokens:
         parts[0].has_class,
         {name: torch.cat([one.vectors[name] for one in parts])[order] for name in parts[0].vectors},
         images.mask,
-        padded_coords(images),
+        images.padded_coords,
     )
 
 

@@ -87,9 +87,7 @@ class Joining:
         each = patches.shape[1]
         padded = examples.padded(patches).flatten(1, 2)
         mask = examples.mask.repeat_interleave(each, 1)
-        coords = None
-        if examples.coords is not None and each == 1:
-            coords = examples.padded(examples.coords)
+        coords = examples.padded_coords if each == 1 else None
         vectors = {name: mean(vector) for name, vector in found.vectors.items()}
         return Tokens(padded, mean(found.prefix), None, found.has_class, vectors, mask, coords)
 

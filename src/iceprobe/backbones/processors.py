@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from iceprobe.backbones.native import pixels_of
 from iceprobe.backbones.options import NATIVE
 from iceprobe.backbones.preprocessing import Preprocessing, check_square, other_crop
 from iceprobe.core.errors import IceprobeError
@@ -132,9 +133,8 @@ class Run:
     def _unfolded(self, patches: Tensor, output: Any) -> Tensor:
         """Patches ``(N, side·side·C)`` as a picture again, by ``spatial_shapes``."""
         rows, columns = output["spatial_shapes"][0].tolist()
-        side = self.processor.patch_size
-        grid = patches[: rows * columns].reshape(rows, columns, side, side, self.channels)
-        return grid.permute(4, 0, 2, 1, 3).reshape(self.channels, rows * side, columns * side)
+        own = patches[: rows * columns]
+        return pixels_of(own, (rows, columns), self.processor.patch_size)
 
     @cached_property
     def output_size(self) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from iceprobe.backbones.block_reader import BlockPaths, first_tensor
 from iceprobe.backbones.kinds import Inputs, Ragged
+from iceprobe.backbones.native import patches_of
 from iceprobe.backbones.native_readers import grids_of
 from iceprobe.backbones.readers import square_grid
 from iceprobe.backbones.sound_models import (
@@ -53,15 +54,12 @@ def patchified(model: Any, images: Inputs) -> dict[str, Any]:
             "spatial_shapes": shapes,
         }
     side = model.config.patch_size
-    batch, channels, height, width = images.shape
-    rows, columns = height // side, width // side
-    patches = images.reshape(batch, channels, rows, side, columns, side)
-    patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
-    mask = torch.ones(batch, rows * columns, dtype=torch.long, device=images.device)
+    patches = patches_of(images, side)
+    shape = [length // side for length in images.shape[2:]]
     return {
         "pixel_values": patches,
-        "pixel_attention_mask": mask,
-        "spatial_shapes": torch.tensor([[rows, columns]] * batch, device=images.device),
+        "pixel_attention_mask": torch.ones_like(patches[..., 0], dtype=torch.long),
+        "spatial_shapes": torch.tensor([shape] * len(images), device=images.device),
     }
 
 
