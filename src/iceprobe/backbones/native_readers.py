@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iceprobe.backbones.kinds import Ragged
+from iceprobe.backbones.kinds import ExamplePreprocessing, Ragged
 from iceprobe.backbones.native import Grid, NativePreprocessing, pixels_of
 from iceprobe.backbones.options import NATIVE
 from iceprobe.backbones.readers import LayerReader, TimmReader, evaluating
@@ -122,9 +122,9 @@ def _together(parts: list[Tokens], order: Tensor, images: Ragged) -> Tokens:
 
 
 def native_reader(
-    reader: LayerReader, preprocessing: NativePreprocessing, spec: str, masks: bool = False
+    reader: LayerReader, preprocessing: ExamplePreprocessing, spec: str, masks: bool = False
 ) -> LayerReader:
-    """A reader of images of their own shape around the one of pictures.
+    """A reader of images of their own shape around the one of pictures, which it is if images have one size.
 
     Args:
         reader: of pictures ``(B, C, H, W)``.
@@ -133,6 +133,8 @@ def native_reader(
     Raises:
         IceprobeError: if the model takes images of one shape alone.
     """
+    if not isinstance(preprocessing, NativePreprocessing):
+        return reader
     model = reader.model
     if isinstance(reader, TimmReader) and is_naflex(model) and model.embeds.is_linear:
         made: LayerReader = NaFlexReader(model, reader.layers, reader.norm)

@@ -17,7 +17,6 @@ from iceprobe.backbones.native_readers import native_reader
 from iceprobe.backbones.options import NATIVE, CheckpointOptions, ImageOptions, OutputOptions
 from iceprobe.backbones.preprocessing import ImagePreprocessing, Preprocessing
 from iceprobe.backbones.readers import (
-    LayerReader,
     OutputReader,
     TimmReader,
     has_pooler,
@@ -111,10 +110,7 @@ def wrap_module(
                 f"{timm_name(module)}"
             )
         settings["norm"] = norm = family.norm if tokens.norm is None else tokens.norm
-        read: LayerReader = TimmReader(module, tokens.layers, norm)
-        if isinstance(preprocessing, NativePreprocessing):
-            read = native_reader(read, preprocessing, label)
-        reader = read
+        reader = native_reader(TimmReader(module, tokens.layers, norm), preprocessing, label)
     else:
         if tokens.layer is not None or tokens.norm is not None:
             raise IceprobeError(

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.backbones.block_reader import BlockPaths, BlockReader
+from iceprobe.backbones.block_reader import BlockReader
 from iceprobe.backbones.kinds import Inputs, Ragged
-from iceprobe.backbones.layers import Layers
 from iceprobe.core.errors import IceprobeError
 from iceprobe.tokens import Tokens
 
@@ -113,14 +112,12 @@ class Sound:
 
     Attributes:
         extractor: the class of transformers that makes its features.
-        tower: path from the loaded model to the encoder; empty if it is that.
         frames: its tokens in time; ``None`` if they lie on a grid.
         grid: configuration → bands and columns of the tokens, where the model's output doesn't show them.
         said: what is assumed of recordings shorter than the window, ``{seconds}`` long.
     """
 
     extractor: str
-    tower: str = ""
     frames: type[Frames] | None = None
     grid: Callable[[Any], tuple[int, int]] | None = None
     said: str = ""
@@ -129,10 +126,8 @@ class Sound:
 class FrameReader(BlockReader):
     """Tokens of each recording's own frames."""
 
-    def __init__(
-        self, model: Any, paths: BlockPaths, layer: Layers, norm: bool, *, frames: Frames, rate: int
-    ):
-        super().__init__(model, paths, layer, norm)
+    def __init__(self, reader: BlockReader, frames: Frames, rate: int):
+        super().__init__(reader.model, reader.paths, reader.layers, reader.norm)
         self.frames, self.rate = frames, rate
 
     def forward_layers(self, images: Any) -> list[Tokens]:

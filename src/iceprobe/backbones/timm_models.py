@@ -18,7 +18,7 @@ from iceprobe.backbones.conversions import conversion
 from iceprobe.backbones.extras import hub_has_address
 from iceprobe.backbones.families import UNKNOWN, Family, family_of, family_of_file
 from iceprobe.backbones.layers import Layers
-from iceprobe.backbones.native import NativePreprocessing, native_transform
+from iceprobe.backbones.native import native_transform
 from iceprobe.backbones.native_readers import native_reader
 from iceprobe.backbones.options import (
     NATIVE,
@@ -169,9 +169,7 @@ def timm_reading(
     """
     reader = TimmReader(model, layers, norm)
     preprocessing, assumed = timm_preprocessing(model, images, spec)
-    if isinstance(preprocessing, NativePreprocessing):
-        return native_reader(reader, preprocessing, spec), preprocessing, assumed
-    return reader, preprocessing, assumed
+    return native_reader(reader, preprocessing, spec), preprocessing, assumed
 
 
 def timm_preprocessing(

@@ -158,6 +158,7 @@ class Architecture:
         masks: whether ``inputs`` takes a `Ragged` of patches of images of several shapes.
         clips: how it takes clips; ``None`` for a model of images or sound.
         sound: how it takes recordings; ``None`` for a model of images or clips.
+        tower: path from the loaded model to the encoder; empty if it is that.
     """
 
     blocks: tuple[str, ...]
@@ -174,6 +175,7 @@ class Architecture:
     masks: bool = False
     clips: Clips | None = None
     sound: Sound | None = None
+    tower: str = ""
 
     def paths(self, model: Any) -> BlockPaths:
         """Raises AttributeError if this version of the library has other names."""
@@ -284,10 +286,10 @@ _WHISPER = Architecture(
     prefix=0,
     sound=Sound(
         "WhisperFeatureExtractor",
-        "encoder",
         frames=WhisperFrames,
         said="padded to {seconds:.4g} s, and tokens beyond their end are left out",
     ),
+    tower="encoder",
 )
 _CLAP = Architecture(
     ("audio_encoder.layers",),
@@ -299,11 +301,8 @@ _CLAP = Architecture(
     inputs=clap_inputs,
     features=clap_map,
     each="blocks",
-    sound=Sound(
-        "ClapFeatureExtractor",
-        "audio_model",
-        said="repeated to {seconds:.4g} s, as by its extractor",
-    ),
+    sound=Sound("ClapFeatureExtractor", said="repeated to {seconds:.4g} s, as by its extractor"),
+    tower="audio_model",
 )
 # Model type → where its tokens are. Image-text models have two types: the whole and the tower.
 ARCHITECTURES = {

@@ -6,7 +6,6 @@ Only the tower of images of image-text models is read, and only the encoder of m
 (``trust=true``), are read by their ``last_hidden_state``.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from iceprobe.backbones.base import Backbone
 from iceprobe.backbones.block_reader import BlockPaths, BlockReader
 from iceprobe.backbones.checkpoints import check_keys, load_saved
-from iceprobe.backbones.clip_preprocessing import LIBRARY, ClipPreprocessing
 from iceprobe.backbones.extras import model_folder, quiet
 from iceprobe.backbones.families import family_of
 from iceprobe.backbones.kinds import ExamplePreprocessing
-from iceprobe.backbones.native import NativePreprocessing, native_transform
+from iceprobe.backbones.native import NativePreprocessing
 from iceprobe.backbones.native_readers import native_reader
 from iceprobe.backbones.options import (
     NATIVE,
@@ -31,26 +29,18 @@ from iceprobe.backbones.options import (
     PartOptions,
     SoundOptions,
 )
-from iceprobe.backbones.parts import Joining, over_parts, spread
-from iceprobe.backbones.preprocessing import Preprocessing, check_image_size
-from iceprobe.backbones.processors import read_processor
+from iceprobe.backbones.parts import Joining, over_parts
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, has_pooler
-from iceprobe.backbones.sound_models import FrameReader, Sound, check_extractor
-from iceprobe.backbones.sound_preprocessing import SoundPreprocessing
+from iceprobe.backbones.sound_models import FrameReader
+from iceprobe.backbones.sound_preprocessing import FRAME
 from iceprobe.backbones.timm_models import timm_reading
-from iceprobe.backbones.transformers_architectures import (
-    ARCHITECTURES,
-    Architecture,
-    Clips,
-    patchified,
-)
-from iceprobe.backbones.video_processors import read_clip_processor, video_processor
+from iceprobe.backbones.transformers_architectures import ARCHITECTURES, Architecture
+from iceprobe.backbones.transformers_preprocessing import for_clips, for_images, for_sound
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.extras import require
 from iceprobe.core.foreign import explained, one_line
 
-SHORTEST = 400  # samples of a frame of a spectrogram
 OPTIONAL = ("visual_projection", "head")  # they make the vectors; not every checkpoint has them
 # What no checkpoint needs, and no one of models of sound: it isn't read.
 UNREAD = ("pooler.",)
@@ -100,80 +90,50 @@ def load_transformers(
             f"{spec}: seconds={sound.seconds:g} is of models of sound, and this is a {config.model_type}: "
             "drop it"
         )
-    if architecture is not None and architecture.sound is not None:
-        _refuse_others(spec, config.model_type, tokens, images.given | parts.given)
-        if architecture.sound.tower:
-            model = model.get_submodule(architecture.sound.tower)
-        paths = _block_paths(architecture, model, spec)
-        if tokens.norm is None and paths.norm is None:
-            norm = True  # its norm is within its blocks
-        of_frames = architecture.sound.frames
-        frames = None if of_frames is None else of_frames(model.config)
-        with quiet(transformers.utils.logging):
-            preprocessing, crop = _sound_preprocessing(
-                transformers,
-                folder,
-                spec,
-                architecture.sound,
-                sound,
-                SHORTEST if frames is None else frames.shortest(),
-            )
-        reader = (
-            BlockReader(model, paths, tokens.layers, norm)
-            if frames is None
-            else FrameReader(
-                model, paths, tokens.layers, norm, frames=frames, rate=preprocessing.rate
-            )
-        )
-    elif architecture is not None and architecture.clips is not None:
-        with quiet(transformers.utils.logging):
-            preprocessing, crop = _clip_preprocessing(
-                transformers, folder, spec, images, model.config, architecture.clips, parts
-            )
-        _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
-        paths = _block_paths(architecture, model, spec)
-        if tokens.norm is None and paths.norm is None:
-            norm = True  # a model that was built without
-        reader = BlockReader(model, paths, tokens.layers, norm)
-        if parts.clips is not None or parts.each is not None:
-            each = {"each": parts.each or "patches"}
-            reader = over_parts(reader, Joining(each["each"], preprocessing.clips, clips=True))
-    elif config.model_type == "timm_wrapper":
+    if config.model_type == "timm_wrapper":
         model = model.timm_model
         reader, preprocessing, crop = timm_reading(model, tokens.layers, norm, images, spec)
-    else:
-        with quiet(transformers.utils.logging):
-            stated, crop = _stated_preprocessing(
-                transformers, folder, spec, images.given, model.config, trust
-            )
-        patch = getattr(model.config, "patch_size", None)
-        patch = patch if isinstance(patch, int) else None
-        if images.native:
-            most = _most_tokens(model.config, patch)
-            preprocessing, said = native_transform(spec, images, patch, stated, most)
-            crop = [*crop, *said]
-        else:
-            preprocessing = Preprocessing(**{**stated, **images.given})
-            if patch is not None:
-                check_image_size(preprocessing.image_size, patch, name)
-        if architecture is not None:
-            _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
-            paths = _block_paths(architecture, model, spec)
-            if not whole:
-                paths = replace(paths, vectors=None)
-            if tokens.norm is None and paths.norm is None:
-                norm = True  # a CNN by the name of a family of ViTs
-            reader = BlockReader(model, paths, tokens.layers, norm)
-            if isinstance(preprocessing, NativePreprocessing):
-                reader = native_reader(reader, preprocessing, spec, architecture.masks)
-        elif isinstance(preprocessing, NativePreprocessing):
+    elif architecture is None:
+        preprocessing, crop = for_images(transformers, folder, spec, images, model.config, trust)
+        if isinstance(preprocessing, NativePreprocessing):
             raise IceprobeError(
                 f"{spec}: image_size={NATIVE} isn't known of the model type {config.model_type!r}: give "
                 "image_size= a number of pixels"
             )
+        _refuse(spec, config.model_type, tokens, "layer", "norm")
+        reader = OutputReader(_LastHiddenState(model), tokens, has_pooler(model))
+    else:
+        if architecture.sound is not None:
+            _refuse_others(spec, config.model_type, images.given | parts.given)
+        _refuse(spec, config.model_type, tokens, "num_prefix", "has_class")
+        model = model.get_submodule(architecture.tower)
+        paths = _block_paths(architecture, model, spec)
+        if not whole:
+            paths = replace(paths, vectors=None)
+        if tokens.norm is None and paths.norm is None:
+            norm = True  # a CNN by the name of a family of ViTs, or a model with its norm within its blocks
+        read = BlockReader(model, paths, tokens.layers, norm)
+        if architecture.sound is not None:
+            of_frames = architecture.sound.frames
+            frames = None if of_frames is None else of_frames(model.config)
+            shortest = FRAME if frames is None else frames.shortest()
+            preprocessing, crop = for_sound(
+                transformers, folder, spec, architecture.sound, sound, shortest
+            )
+            reader = read if frames is None else FrameReader(read, frames, preprocessing.rate)
+        elif architecture.clips is not None:
+            preprocessing, crop = for_clips(
+                transformers, folder, spec, images, model.config, architecture.clips, parts
+            )
+            reader = read
+            if parts.clips is not None or parts.each is not None:
+                each = {"each": parts.each or "patches"}
+                reader = over_parts(read, Joining(each["each"], preprocessing.clips, clips=True))
         else:
-            _refuse(spec, config.model_type, tokens, "layer", "norm")
-            reader = OutputReader(_LastHiddenState(model), tokens, has_pooler(model))
+            preprocessing, crop = for_images(
+                transformers, folder, spec, images, model.config, trust, architecture.masks
+            )
+            reader = native_reader(read, preprocessing, spec, architecture.masks)
     own_file = bool(saved.checkpoint) or Path(folder).is_dir()
     return Backbone(
         reader,
@@ -202,65 +162,6 @@ class _LastHiddenState(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(pixel_values=images).last_hidden_state
-
-
-def _clip_preprocessing(
-    transformers: Any,
-    folder: str,
-    spec: str,
-    images: AnyShapeOptions,
-    config: Any,
-    clips: Clips,
-    parts: PartOptions,
-) -> tuple[ClipPreprocessing, list[str]]:
-    """How a model of videos reads its clips, and what was assumed."""
-    if parts.reads == "bags":
-        raise IceprobeError(f"{spec} reads clips, and reads=bags is of models of images: drop it")
-    if images.native:
-        raise IceprobeError(
-            f"{spec}: image_size={NATIVE} is for models of images, and this one reads clips of one size: drop it"
-        )
-    given = images.given
-    channels = int(getattr(config, "num_channels", getattr(config, "in_chans", 3)))
-    try:
-        processor = video_processor(transformers, folder)
-    except Exception as error:  # noqa: BLE001 (the library raises anything for a wrong field)
-        stated, lines = _without_processor(spec, given, error, "videos")
-        picture, library = Preprocessing(**{"crop_pct": 1.0, **stated, **given}), LIBRARY[0]
-    else:
-        picture, library, lines = read_clip_processor(
-            processor, given, spec, channels=channels, made_for=clips.own_side(config)
-        )
-    frames = getattr(config, clips.frames) if parts.frames is None else parts.frames
-    clips.check(config, frames, picture.image_size, spec)
-    count = 1 if parts.clips is None else parts.clips
-    made = ClipPreprocessing(picture, frames, parts.stride, parts.fps, count, library)
-    return made, [*lines, *spread(spec, made)]
-
-
-def _sound_preprocessing(
-    transformers: Any,
-    folder: str,
-    spec: str,
-    sound: Sound,
-    asked: SoundOptions,
-    shortest: int,
-) -> tuple[SoundPreprocessing, list[str]]:
-    """How a model of sound reads recordings, and what is assumed of short ones."""
-    try:
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    except Exception as error:  # the library raises anything for a wrong field
-        raise IceprobeError(
-            f"{spec}: no preprocessor_config.json says how its recordings are prepared "
-            f"({one_line(error, 120)}): put the one of the model beside it"
-        ) from error
-    fields = check_extractor(extractor, sound, spec)
-    made = SoundPreprocessing(int(fields["sampling_rate"]), asked.seconds, shortest, fields)
-    window = made.window
-    if window is None:
-        return made, []
-    said = sound.said.format(seconds=window / made.rate)
-    return made, [f"{spec}: recordings shorter than its window are {said}"]
 
 
 _FETCH = (
@@ -336,53 +237,6 @@ def _block_paths(architecture: Architecture, model: Any, spec: str) -> BlockPath
         ) from error
 
 
-def _stated_preprocessing(
-    transformers: Any, folder: str, spec: str, given: dict[str, Any], config: Any, trust: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """Fields of the folder's image processor, and what was assumed."""
-    channels = getattr(config, "num_channels", 3)
-    try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust)
-    except Exception as error:  # noqa: BLE001 (the library raises anything for a wrong field)
-        return _without_processor(spec, given, error, "images")
-    side = getattr(config, "image_size", None)
-    if isinstance(side, list | tuple):
-        side = side[0] if len(set(side)) == 1 else None
-    known = ARCHITECTURES.get(config.model_type)
-    return read_processor(
-        processor,
-        given,
-        spec,
-        channels=channels,
-        made_for=side if isinstance(side, int) else None,
-        patches=known is not None and known.inputs is patchified,
-    )
-
-
-def _most_tokens(config: Any, patch: int | None) -> int:
-    """Patches of the images that the model was built for."""
-    side, stated = getattr(config, "image_size", None), getattr(config, "num_patches", None)
-    if isinstance(stated, int):
-        return stated
-    sides = side if isinstance(side, list | tuple) else (side, side)
-    return math.prod(int(one or 0) // (patch or 1) for one in sides)
-
-
-def _without_processor(
-    spec: str, given: dict[str, Any], error: Exception, what: str
-) -> tuple[dict[str, Any], list[str]]:
-    """What ``given`` lacks of a folder that doesn't say how its images, or videos, are prepared."""
-    if missing := [key for key in ("image_size", "mean", "std") if key not in given]:
-        raise IceprobeError(
-            f"{spec}: no preprocessor_config.json says how its {what} are prepared "
-            f"({one_line(error, 120)}): pass {', '.join(missing)}"
-        ) from error
-    assumed = [] if "interpolation" in given else [
-        f"{spec}: interpolation=bicubic, nothing says how its {what} are resized"
-    ]  # fmt: skip
-    return {"channels": len(given["mean"])}, assumed
-
-
 def _settings(config: Any) -> dict[str, Any]:
     """The configuration without its metadata."""
     config = _tower(config)
@@ -396,15 +250,12 @@ def _tower(config: Any) -> Any:
     return getattr(config, "vision_config", None) or getattr(config, "audio_config", None) or config
 
 
-def _refuse_others(
-    spec: str, model_type: str, tokens: OutputOptions, others: dict[str, Any]
-) -> None:
+def _refuse_others(spec: str, model_type: str, others: dict[str, Any]) -> None:
     """Refuse options of images and clips for a model of sound."""
     if others:
         raise IceprobeError(
             f"{spec}: {next(iter(others))} is of images or clips, and {model_type!r} reads recordings: drop it"
         )
-    _refuse(spec, model_type, tokens, "num_prefix", "has_class")
 
 
 def _refuse(spec: str, model_type: str, tokens: OutputOptions, *options: str) -> None:
