@@ -33,13 +33,6 @@ AT_ONCE = 2**17  # rows at most, however narrow tokens are: maps are of all pred
 TOP = 10
 
 
-def of_bags(store: Store) -> bool:
-    """Whether examples are bags: tokens without a grid, that of all or, of images of their own shape, of each."""
-    if not store.has_patches or store.grid is not None:
-        return False
-    return "patch_size" not in store.manifest.backbone.preprocessing
-
-
 def lengths_of(part: StoredSplit) -> NDArray[np.int64]:
     """Tokens of each bag of a split, ``(n,)``."""
     if part.lengths is not None:

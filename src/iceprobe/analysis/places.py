@@ -25,8 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iceprobe.analysis.bags import names_of, of_bags
+from iceprobe.analysis.bags import names_of
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
+from iceprobe.analysis.layouts import without_grid
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.core.errors import IceprobeError
@@ -54,7 +55,7 @@ def attention_folder(path: Path, found: Sequence[Measurements]) -> Iterator[Path
         IceprobeError: if something else is there, or examples aren't bags.
     """
     for one in found:
-        if not of_bags(one.store):
+        if not without_grid(one.store):
             raise IceprobeError(
                 f"--attention writes weights back to the tokens of bags, and those of {one.result.label!r} lie "
                 "on a grid: leave it out (the report has their maps, and --figure draws them)"

@@ -9,8 +9,9 @@ from functools import partial
 import torch
 
 from iceprobe.analysis.background import OtherBackgrounds
-from iceprobe.analysis.bags import BagMeasurements, of_bags
+from iceprobe.analysis.bags import BagMeasurements
 from iceprobe.analysis.files import write_analyses
+from iceprobe.analysis.layouts import without_grid
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.places import attention_folder, write_all
 from iceprobe.analysis.schema import HEADS, Analysis
@@ -74,7 +75,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
                 "are no maps: extract with patches, from a backbone that has some"
             )
         steps = [t / call.thresholds for t in range(call.thresholds)]
-        measuring = BagMeasurements if of_bags(store) else Measurements
+        measuring = BagMeasurements if without_grid(store) else Measurements
         found.append(measuring(result, store, where, call.batch_size, steps, fits))
     if not found:
         probes = ", ".join(result.label for result in results) or "nothing"
@@ -84,7 +85,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         )
     groups = _by_store(found) if call.background or call.heads else []
     for first, *_ in groups:
-        if of_bags(first.store):
+        if without_grid(first.store):
             raise IceprobeError(
                 f"{first.result.label} was fitted on bags, and --background and --heads are of single images: "
                 "leave them out"

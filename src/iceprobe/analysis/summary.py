@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from iceprobe.analysis.association import Correlation, correlate, mean_intervals
-from iceprobe.analysis.bags import lengths_of, of_bags
+from iceprobe.analysis.bags import lengths_of
 from iceprobe.analysis.box_accuracy import DELTAS, max_box_accuracy
 from iceprobe.analysis.evidence import has_evidence
+from iceprobe.analysis.layouts import without_grid
 from iceprobe.analysis.measurements import EVIDENCE, Measurements
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Evidence, Predictor, Shortcut
 from iceprobe.analysis.scoring import Values
@@ -230,7 +231,7 @@ def _max_box_accuracy(of_fits: list[NDArray[np.bool_]]) -> dict[str, float]:
 
 def _missing(found: Measurements, boxes: dict[str, float], heads: bool) -> list[str]:
     outputs = found.scoring.task.outputs
-    if of_bags(found.store):
+    if without_grid(found.store):
         notes = [
             "no grid: examples are bags of tokens, so nothing is said of boxes, masks and MaxBoxAccV2"
         ]

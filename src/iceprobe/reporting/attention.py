@@ -6,7 +6,7 @@ More predictors than there is room for are grouped by spherical k-means over the
 is the mean map of a group, the same group in every row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -18,14 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
+from iceprobe.analysis.layouts import Layout, layout_of
 from iceprobe.analysis.maps import gridded, patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.reporting.answers import Answer, Namer, spread, spread_rule
 from iceprobe.reporting.pictures import evidence_picture, image_uri, map_uri, picture_uri
-from iceprobe.reporting.spectrograms import has_spectrograms, spectrograms
-from iceprobe.reporting.strips import Moments, has_moments, moments
+from iceprobe.reporting.spectrograms import Spectrograms, spectrograms
+from iceprobe.reporting.strips import Moments, moments
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store.format import FOLDS
 from iceprobe.tasks.registry import get_task
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from iceprobe.store import Store
 
 MAX_COLUMNS = 8  # maps beside an image, with evidence among them; more predictors are grouped
+_IN_TIME: dict[Layout | None, Callable[..., Moments | Spectrograms]] = {
+    "moments": moments,
+    "spectrogram": spectrograms,
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ class Album:
     def __init__(self, store: "Store", split: str, rows: NDArray[np.int64]):
         part = store[split]
         self.store, self.split, self.rows = store, split, rows
-        self.moments = moments(store, split, rows) or spectrograms(store, split, rows)
+        drawn = _IN_TIME.get(layout_of(store))
+        self.moments = None if drawn is None else drawn(store, split, rows)
         shown = store.images(split, rows) if self.moments is None else self.moments.middle
         self.images: list[Image.Image] = list(shown)
         self.boxes = None if part.boxes is None else np.asarray(part.boxes)[rows]
@@ -197,7 +203,7 @@ def check_maps(store: "Store", split: str) -> None:
     """
     if split == FOLDS:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
-    if not (store[split].on_grids or has_moments(store) or has_spectrograms(store)):
+    if not (layout_of(store) in _IN_TIME or store[split].on_grids):
         raise IceprobeError("its store has no patch tokens on a grid")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from iceprobe.analysis.layouts import layout_of
 from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting.analysis_view import (
     Analysed,
@@ -104,7 +105,7 @@ def galleries_of(
         key = f"{result.store.identity} {result.split}"
         try:
             if key not in albums:
-                if _drawn_as_bags(store := opened(result)):
+                if layout_of(store := opened(result)) == "bag":
                     continue  # as bag_galleries_of draws them
                 albums[key] = Album.spread(store, result.split, images)
             album = albums[key]
@@ -134,7 +135,7 @@ def bag_galleries_of(
             if (
                 result.adaptation is None
                 and result.split != FOLDS
-                and _drawn_as_bags(store := opened(result))
+                and layout_of(store := opened(result)) == "bag"
             ):
                 key = f"{result.store.identity} {result.split}"
                 on_bags.setdefault(key, (store, []))[1].append(result)
@@ -157,14 +158,6 @@ def bag_galleries_of(
             else:
                 galleries.append(gallery)
     return galleries, remarks
-
-
-def _drawn_as_bags(store: "Store") -> bool:
-    """Whether tokens lie on no grid, nor in the time of recordings."""
-    from iceprobe.analysis.bags import of_bags
-    from iceprobe.reporting.spectrograms import has_spectrograms
-
-    return of_bags(store) and not has_spectrograms(store)
 
 
 def _attentive(results: Sequence[FittedResult]) -> list[FittedResult]:

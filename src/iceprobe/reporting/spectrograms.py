@@ -69,11 +69,6 @@ class Spectrograms:
         ]
 
 
-def has_spectrograms(store: "Store") -> bool:
-    """Whether patch tokens lie in the time of recordings."""
-    return store.has_patches and store.manifest.backbone.preprocessing.get("kind") == "sound"
-
-
 def with_length(found: Image.Image) -> Image.Image:
     """A spectrogram at `SIZE`, with its seconds in a corner."""
     picture = found.resize(SIZE, Image.Resampling.BILINEAR)
@@ -85,14 +80,12 @@ def with_length(found: Image.Image) -> Image.Image:
     return picture
 
 
-def spectrograms(store: "Store", split: str, rows: NDArray[np.int64]) -> Spectrograms | None:
-    """Of recordings; ``None`` of other examples.
+def spectrograms(store: "Store", split: str, rows: NDArray[np.int64]) -> Spectrograms:
+    """Of the recordings of a store.
 
     Raises:
         IceprobeError: if the recordings can't be found or read.
     """
-    if not has_spectrograms(store):
-        return None
     grid = store.grid
     lengths = store[split].lengths
     return Spectrograms(

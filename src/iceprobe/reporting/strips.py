@@ -61,21 +61,12 @@ class Moments:
         return cells * (maps.shape[-1] / (cells.shape[-1] * cells.shape[-2]))
 
 
-def has_moments(store: "Store") -> bool:
-    """Whether patch tokens lie in the time of clips."""
-    if store.grid is None or len(store.grid) == 2 or not store.has_patches:
-        return False
-    return bool(store.manifest.backbone.preprocessing.get("kind") == "clip")
-
-
-def moments(store: "Store", split: str, rows: NDArray[np.int64]) -> Moments | None:
-    """Of clips; ``None`` of other examples.
+def moments(store: "Store", split: str, rows: NDArray[np.int64]) -> Moments:
+    """Of the clips of a store.
 
     Raises:
         IceprobeError: if the clips can't be found or read.
     """
-    if not has_moments(store):
-        return None
     preprocessing = ExamplePreprocessing.from_dict(store.manifest.backbone.preprocessing)
     assert isinstance(preprocessing, ClipPreprocessing)
     time, height, width = (*(store.grid or ()), 1, 1)[:3]
