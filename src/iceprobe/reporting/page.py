@@ -20,7 +20,7 @@ from iceprobe.reporting.figures import across_results, cost_and_training, matric
 from iceprobe.reporting.finding import find_across
 from iceprobe.reporting.groups import FEW, grouped, tiles_of
 from iceprobe.reporting.number_view import named
-from iceprobe.reporting.sections import analysis_of, bag_galleries_of, disputes_of, galleries_of
+from iceprobe.reporting.sections import analysis_of, disputes_of, galleries_of
 from iceprobe.reporting.template import asset, engine, environment, inert_json, policy
 from iceprobe.results.caveats import enumerated
 from iceprobe.results.fitted import FittedResult
@@ -77,9 +77,8 @@ def render(
     shown = groups if len(groups) <= FEW else []
     opened = partial(store_of, trust=trust)
     layout = page_of(ordered)
-    galleries, remarks = galleries_of(results, images, opened) if shown else ([], [])
-    bags, beside = bag_galleries_of(results, images, opened) if shown else ([], [])
-    if not remarks and not beside:
+    galleries, bags, remarks = galleries_of(results, images, opened) if shown else ([], [], [])
+    if not remarks:
         remarks = [
             f"{place} wasn't asked, {REMEDY}: its pictures are left out."
             for place in _unasked(results, trust)
@@ -130,7 +129,7 @@ def render(
         specs=[(figure.key, inert_json(figure.spec)) for figure in figures],
         galleries=galleries,
         bags=bags,
-        remarks=[*remarks, *beside],
+        remarks=remarks,
         confused=confused,
         disputes=disputes,
         undisputed=undisputed,

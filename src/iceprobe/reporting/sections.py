@@ -33,6 +33,7 @@ Opened = Callable[[FittedResult], "Store"]
 
 # Bytes of the page that attention maps may take; what else is drawn takes 1.2 MB, the charts' engine 0.9 MB.
 _PICTURE_BYTES = 3_200_000
+_LEFT_OUT = "left out to keep the page under 6 MB."
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,18 @@ def analysis_of(
 
 def galleries_of(
     results: Sequence[FittedResult], images: int, opened: Opened
-) -> tuple[list["Gallery"], list[str]]:
-    """Attention of the reference EP first, then of the others, best first, until the page is full."""
+) -> tuple[list["Gallery"], list["BagGallery"], list[str]]:
+    """Attention of the reference EP first, then of the others, best first, until the page is full.
+
+    Of results on bags, whose tokens lie on no grid, there are galleries of their own. Then why some are missing.
+    """
     attentive = _attentive(results)
     if images < 1 or not attentive:
-        return [], []
+        return [], [], []
     from iceprobe.reporting.attention import Album, draw_gallery  # torch: only where maps are drawn
 
     albums: dict[str, Album | IceprobeError] = {}
+    on_bags: dict[str, tuple[Store, list[FittedResult]]] = {}
     galleries: list[Gallery] = []
     remarks: list[str] = []
     spent = 0
@@ -100,13 +105,18 @@ def galleries_of(
             remarks.append(f"{name}: no maps, its backbone was adapted.")
             continue
         if spent > _PICTURE_BYTES:
-            remarks.append(f"{name}: left out to keep the page under 6 MB.")
+            remarks.append(f"{name}: {_LEFT_OUT}")
             continue
         key = f"{result.store.identity} {result.split}"
+        if key in on_bags:
+            on_bags[key][1].append(result)
+            continue
         try:
             if key not in albums:
-                if layout_of(store := opened(result)) == "bag":
-                    continue  # as bag_galleries_of draws them
+                store = opened(result)
+                if layout_of(store) == "bag" and result.split != FOLDS:
+                    on_bags[key] = (store, [result])
+                    continue
                 albums[key] = Album.spread(store, result.split, images)
             album = albums[key]
             if isinstance(album, IceprobeError):
@@ -119,32 +129,19 @@ def galleries_of(
         if gallery is not None:
             galleries.append(gallery)
             spent += sum(len(uri) for row in gallery.rows for uri in (row.image, *row.maps))
-    return galleries, remarks
+    bags, why = _bag_galleries(list(on_bags.values()), images, spent)
+    return galleries, bags, [*remarks, *why]
 
 
-def bag_galleries_of(
-    results: Sequence[FittedResult], images: int, opened: Opened
+def _bag_galleries(
+    on_bags: Sequence[tuple["Store", list[FittedResult]]], images: int, spent: int
 ) -> tuple[list["BagGallery"], list[str]]:
-    """The same of results on bags, whose tokens lie on no grid: a gallery a probe, and why some are missing."""
-    on_bags: dict[str, tuple[Store, list[FittedResult]]] = {}
-    attentive = _attentive(results) if images > 0 else []
-    if attentive:
-        from iceprobe.reporting.bag_view import draw_bags
-    for result in attentive:
-        try:
-            if (
-                result.adaptation is None
-                and result.split != FOLDS
-                and layout_of(store := opened(result)) == "bag"
-            ):
-                key = f"{result.store.identity} {result.split}"
-                on_bags.setdefault(key, (store, []))[1].append(result)
-        except IceprobeError:  # as galleries_of says
-            continue
+    """A gallery a probe, of the results on each store, and why some are missing; ``spent`` bytes are drawn."""
     galleries: list[BagGallery] = []
     remarks: list[str] = []
-    spent = 0
-    for store, of_store in on_bags.values():
+    for store, of_store in on_bags:
+        from iceprobe.reporting.bag_view import draw_bags
+
         try:
             drawn = draw_bags(of_store, store, images)
         except IceprobeError as error:
@@ -153,8 +150,7 @@ def bag_galleries_of(
         for gallery in drawn:
             spent += sum(len(row.attention) + len(row.evidence) for row in gallery.rows)
             if spent > _PICTURE_BYTES:
-                name = display_name(gallery.result.label)
-                remarks.append(f"{name}: left out to keep the page under 6 MB.")
+                remarks.append(f"{display_name(gallery.result.label)}: {_LEFT_OUT}")
             else:
                 galleries.append(gallery)
     return galleries, remarks
