@@ -121,7 +121,7 @@ def test_intervals_are_over_groups_and_what_is_missing_is_said(results, analysed
     (expected,) = mean_intervals(correct.astype(float), groups=codes, draws=40)
     assert ep.accuracy.interval == pytest.approx(tuple(expected))
     assert [note for note in ep.notes if "grid" in note] == [
-        "no grid: examples are bags of tokens, so nothing is said of boxes, masks and MaxBoxAccV2"
+        "no grid: tokens of bags lie on none, so nothing is said of boxes, masks and MaxBoxAccV2"
     ]
 
 

@@ -10,16 +10,16 @@ from PIL import Image
 from torch import nn
 
 import iceprobe
-from iceprobe.analysis.maps import patch_maps
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.kinds import Ragged
 from iceprobe.backbones.sound_preprocessing import SoundPreprocessing
-from iceprobe.reporting.attention import Album, draw_gallery
+from iceprobe.core.errors import IceprobeError
 from iceprobe.reporting.pictures import AS_IS, map_picture
 from iceprobe.reporting.spectrograms import COLUMNS, SIZE, Spectrograms, spectrograms
 from iceprobe.tokens import Tokens
 
 from ..datasets.sounds import tone, write
+from .strips import checked, fitted
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -92,22 +92,28 @@ def folder(path: Path) -> str:
 def test_a_report_of_recordings_has_spectrograms(tmp_path: Path) -> None:
     spec = folder(tmp_path / "tones")
     store = iceprobe.extract(Pieces(), spec, tmp_path / "features")
-    results = iceprobe.fit(
-        store, ["linear", "ep2"], epochs=2, seeds=1, protocol="paper", output=tmp_path / "run"
-    )
-    page = iceprobe.report(results, tmp_path / "report.html").read_text()
-    assert "spectrograms of all that it read, padding too" in page
-    assert page.count('<table class="gallery strips">') == 1
-    (ep,) = [one for one in results if one.probe == "ep2"]
-    album = Album.spread(store, "test", 2)
+    results = fitted(store, tmp_path / "run")
+    album, page = checked(store, results, tmp_path)
+    assert "Test recordings as the backbone saw them, spectrograms of all that it read" in page
     assert isinstance(album.moments, Spectrograms)
     assert album.moments.lengths is not None
-    gallery = draw_gallery(ep, album)
-    assert gallery is not None
-    own = patch_maps(album.probe(ep), album.tokens)[0]
-    assert album.overlays(own, strips=True) == [
-        row.maps[gallery.evidence :] for row in gallery.rows
-    ]
+
+
+def test_an_analysis_calls_recordings_by_their_name(tmp_path: Path) -> None:
+    store = iceprobe.extract(Pieces(), folder(tmp_path / "tones"), tmp_path / "features")
+    results = fitted(store, tmp_path / "run")
+    (analysis,) = iceprobe.analyze(
+        results, draws=5, attention=tmp_path / "weights", output=tmp_path / "run"
+    )
+    assert analysis.example == "recording"
+    assert analysis.notes[-1].startswith("weights of 12 recordings written")
+    page = iceprobe.report(results, tmp_path / "report.html").read_text()
+    section = page.split('<section id="analysis">')[1].split("</section>")[0]
+    assert "Over all 12 test recordings" in section
+    assert "a recording’s maps" in section
+    assert not any("bag" in text for text in (section, *analysis.notes))
+    with pytest.raises(IceprobeError, match="ep2 was fitted on recordings, and --background"):
+        iceprobe.analyze(results, heads=True)
 
 
 def test_a_grid_of_bands_and_time(tmp_path: Path) -> None:
@@ -121,7 +127,6 @@ def test_a_grid_of_bands_and_time(tmp_path: Path) -> None:
     reads = load_backbone(f"transformers:{tmp_path / 'ast'}")
     store = iceprobe.extract(reads, folder(tmp_path / "tones"), tmp_path / "features")
     found = spectrograms(store, "test", np.array([3, 0]))
-    assert found is not None
     assert found.grid == (4, 4)
     assert found.lengths is None
     assert [one.size for one in found.strips] == [SIZE, SIZE]

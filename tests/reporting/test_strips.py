@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 import iceprobe
-from iceprobe.analysis.maps import patch_maps
 from iceprobe.backbones import load_backbone
+from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.clips import ArrayClip
-from iceprobe.reporting.attention import Album, draw_gallery
 from iceprobe.reporting.pictures import SIDE, enlarged, map_picture, side_by_side
 from iceprobe.reporting.strips import Moments, moments
+
+from .strips import checked, fitted
 
 
 class Shades(Split):
@@ -92,7 +93,6 @@ def test_frames_are_those_that_were_read(frames: int, each: str, tmp_path) -> No
     reads = load_backbone("bundled:mae-tiny", frames=frames, each=each, stride=1)
     store = iceprobe.extract(reads, shades(2), tmp_path)
     found = moments(store, "test", np.array([1, 0]))
-    assert found is not None
     assert found.grid == ((frames, 14, 14) if each == "patches" else (frames, 1, 1))
     read = reads.preprocessing.indices(ArrayClip(np.zeros((9, 1, 1), np.uint8)))
     for clip, own in zip((1, 0), found.frames, strict=True):
@@ -103,18 +103,15 @@ def test_frames_are_those_that_were_read(frames: int, each: str, tmp_path) -> No
 
 def test_a_report_of_clips_has_strips(tmp_path) -> None:
     store = iceprobe.extract("bundled:mae-tiny?frames=3", shades(), tmp_path / "features")
-    results = iceprobe.fit(
-        store, ["linear", "ep2"], epochs=2, seeds=1, protocol="paper", output=tmp_path / "run"
+    results = fitted(store, tmp_path / "run")
+    album, page = checked(store, results, tmp_path)
+    assert (
+        "Test clips as the backbone saw them, of each clip up to six moments side by side" in page
     )
-    page = iceprobe.report(results, tmp_path / "report.html").read_text()
-    assert "of each clip up to six moments side by side" in page
-    assert page.count('<table class="gallery strips">') == 1
-    (ep,) = [one for one in results if one.probe == "ep2"]
-    album = Album.spread(store, "test", 2)
-    gallery = draw_gallery(ep, album)
-    assert gallery is not None
-    assert gallery.strips
-    maps = patch_maps(album.probe(ep), album.tokens)[0]
-    over = album.overlays(maps, strips=True)
-    assert [row.maps[gallery.evidence :] for row in gallery.rows] == over
     assert album.strips[0].size == (3 * 56, 56)
+    with pytest.raises(
+        IceprobeError, match=r"lie on a grid: leave it out \(the report has their maps\)"
+    ):
+        iceprobe.analyze(results, attention=tmp_path / "weights")
+    with pytest.raises(IceprobeError, match="ep2 was fitted on clips, and --background"):
+        iceprobe.analyze(results, background=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from iceprobe.analysis.complementarity import cosine_complementarity, intersection_complementarity
 from iceprobe.analysis.concentration import effective_tokens, entropy, top_share
+from iceprobe.analysis.layouts import example_of
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.scoring import Values
@@ -91,9 +92,10 @@ class BagMeasurements(Measurements):
         order = np.argsort(np.concatenate(pieces))
         fit = {name: np.concatenate(parts, 1)[:, order] for name, parts in columns.items()}
         if np.isnan(fit["entropy"]).all():
+            example = example_of(self.store)
             raise IceprobeError(
-                f"every bag of {self.result.split!r} has one token, so attention has no choice and nothing is "
-                f"measured of {self.result.label!r}: take bags of several tokens"
+                f"every {example} of {self.result.split!r} has one token, so attention has no choice and nothing "
+                f"is measured of {self.result.label!r}: take {example}s of several tokens"
             )
         places = torch.from_numpy(order)
         record = {name: fields[:, places] for name, fields in joined(answers).items()}

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from iceprobe.analysis.bags import names_of
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
-from iceprobe.analysis.layouts import without_grid
+from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.core.errors import IceprobeError
@@ -56,9 +56,10 @@ def attention_folder(path: Path, found: Sequence[Measurements]) -> Iterator[Path
     """
     for one in found:
         if not without_grid(one.store):
+            drawn = ", and --figure draws them" if example_of(one.store) == "image" else ""
             raise IceprobeError(
-                f"--attention writes weights back to the tokens of bags, and those of {one.result.label!r} lie "
-                "on a grid: leave it out (the report has their maps, and --figure draws them)"
+                f"--attention writes weights back to tokens on no grid, as those of bags, and those of "
+                f"{one.result.label!r} lie on a grid: leave it out (the report has their maps{drawn})"
             )
     ours = {
         f"{folder}/{name}"
@@ -123,7 +124,7 @@ def _write(found: Measurements, folder: Path, progress: Callable[[int, int], Non
         else "this store has no coordinates"
     )
     of = f"of seed {seed} " if len(found.probes) > 1 else ""
-    return f"weights {of}of {counted(len(part), 'bag')} written, tokens in their own order; {where}"
+    return f"weights {of}of {counted(len(part), example_of(found.store))} written, tokens in their own order; {where}"
 
 
 @torch.no_grad()

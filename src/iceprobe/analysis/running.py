@@ -11,7 +11,7 @@ import torch
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.bags import BagMeasurements
 from iceprobe.analysis.files import write_analyses
-from iceprobe.analysis.layouts import without_grid
+from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.places import attention_folder, write_all
 from iceprobe.analysis.schema import HEADS, Analysis
@@ -85,10 +85,10 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         )
     groups = _by_store(found) if call.background or call.heads else []
     for first, *_ in groups:
-        if without_grid(first.store):
+        if (example := example_of(first.store)) != "image":
             raise IceprobeError(
-                f"{first.result.label} was fitted on bags, and --background and --heads are of single images: "
-                "leave them out"
+                f"{first.result.label} was fitted on {example}s, and --background and --heads are of single "
+                "images: leave them out"
             )
         if first.store.layers:
             raise IceprobeError(

@@ -101,6 +101,7 @@ class Analysis:
     evidence: Evidence | None = None  # where boxes or masks are and logits are sums over patches
     groups: int | None = None  # which intervals are over; None: images
     caveat: str | None = None  # why intervals can't be trusted
-    # Of bags, whose tokens lie on no grid: effective_tokens, and how much of the attention the largest weights
-    # have, top_percent of 1% of a bag's tokens and top_10 of ten of them. Empty of images.
+    # Of tokens on no grid, such as those of bags: effective_tokens, and how much of the attention the largest
+    # weights have, top_percent of 1% of an example's tokens and top_10 of ten of them. Otherwise empty.
     concentration: dict[str, Estimate] = field(default_factory=dict)
+    example: str = "image"  # what ``images`` are: image, bag, recording or clip

@@ -12,7 +12,7 @@ from iceprobe.analysis.association import Correlation, correlate, mean_intervals
 from iceprobe.analysis.bags import lengths_of
 from iceprobe.analysis.box_accuracy import DELTAS, max_box_accuracy
 from iceprobe.analysis.evidence import has_evidence
-from iceprobe.analysis.layouts import without_grid
+from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.measurements import EVIDENCE, Measurements
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Evidence, Predictor, Shortcut
 from iceprobe.analysis.scoring import Values
@@ -25,7 +25,7 @@ from iceprobe.tasks.records import Arrays, Record, joined
 
 LEAST_PREDICTORS = 32  # of a correlation over predictors
 MEASURES = ("entropy", "centroid_in_box", "mass_in_box", "mass_in_mask")
-CONCENTRATION = ("effective_tokens", "top_percent", "top_10")  # of bags
+CONCENTRATION = ("effective_tokens", "top_percent", "top_10")  # of tokens on no grid
 SCORES = ("score", "drops")  # of the leading metric: means over its strata
 
 
@@ -134,6 +134,7 @@ def analysis_of(
         groups=None if found.groups is None else number_of(found.groups, len(found.part)),
         caveat=_caveat(found, heads),
         concentration={name: means[name] for name in CONCENTRATION if name in means},
+        example=example_of(found.store),
     )
 
 
@@ -230,19 +231,19 @@ def _max_box_accuracy(of_fits: list[NDArray[np.bool_]]) -> dict[str, float]:
 
 
 def _missing(found: Measurements, boxes: dict[str, float], heads: bool) -> list[str]:
-    outputs = found.scoring.task.outputs
+    outputs, example = found.scoring.task.outputs, example_of(found.store)
     if without_grid(found.store):
         notes = [
-            "no grid: examples are bags of tokens, so nothing is said of boxes, masks and MaxBoxAccV2"
+            f"no grid: tokens of {example}s lie on none, so nothing is said of boxes, masks and MaxBoxAccV2"
         ]
         if alone := int((lengths_of(found.part) < 2).sum()):
-            notes.append(f"the entropy leaves out {counted(alone, 'bag')} of one token")
+            notes.append(f"the entropy leaves out {counted(alone, example)} of one token")
     else:
         notes = [] if boxes else ["no boxes: nothing is said of centroids, boxes and their mass"]
         if not found.masked.any():
             notes.append("no masks: nothing is said of mass in them")
     if found.labels.ndim > 1 and not heads:
-        notes.append(f"no retrieval: it asks for images of one class, and these have {outputs}")
+        notes.append(f"no retrieval: it asks for {example}s of one class, and these have {outputs}")
     if not heads and (boxes or found.masked.any()) and not has_evidence(found.probes[0]):
         notes.append(f"no evidence: {found.probes[0].pooling.entangled}")
     return notes

@@ -34,9 +34,9 @@ def analyze(
 
     Entropy, attention on boxes and masks beside what uniform attention scores, importance of
     every predictor, complementarity, MaxBoxAccV2 and retrieval go to analysis.json and
-    analysis.csv in the run, with 95% intervals over images, and into its report.html. Of bags,
-    whose tokens lie on no grid, it is how few tokens have the attention; --attention FOLDER
-    writes the weights of each back to its tokens' coordinates.
+    analysis.csv in the run, with 95% intervals over images, and into its report.html. Of bags
+    and recordings whose tokens lie on no grid, it is how few tokens have the attention; --attention
+    FOLDER writes the weights of each back to its tokens' coordinates.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
-from iceprobe.analysis.layouts import Layout, layout_of
+from iceprobe.analysis.layouts import Layout, example_of, layout_of
 from iceprobe.analysis.maps import gridded, patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
@@ -67,6 +67,7 @@ class Gallery:
 
     Attributes:
         strips: what pictures are that aren't single images, as part of a sentence; empty of images.
+        example: what is shown in a row: image, recording or clip.
         columns: titles of the maps.
         evidence: how many of them are evidence, the first ones.
         rule: how the images were chosen, as part of a sentence.
@@ -85,6 +86,7 @@ class Gallery:
     remark: str
     centred: bool
     strips: str = ""
+    example: str = "image"
 
 
 class Album:
@@ -255,6 +257,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
         isinstance(probe.norm, nn.BatchNorm1d),
         "" if album.moments is None else album.moments.said,
+        example_of(album.store),
     )
 
 
