@@ -172,6 +172,8 @@ def test_the_page_has_bags_and_no_word_of_missing_grids(results, tmp_path):
     assert "&lt;b&gt;" in section
     assert "<b>1</b>" not in section
     assert '<section id="attention">' not in page
+    disputes = page.split("Where two probes disagree")[1].split("</section>")[0]
+    assert "Not shown, tokens of bags lie on no grid." in disputes
     assert "no maps" not in page
 
 

@@ -113,5 +113,7 @@ def test_a_report_of_clips_has_strips(tmp_path) -> None:
         IceprobeError, match=r"lie on a grid: leave it out \(the report has their maps\)"
     ):
         iceprobe.analyze(results, attention=tmp_path / "weights")
+    with pytest.raises(IceprobeError, match="a figure is of images, and tokens here are of clips"):
+        iceprobe.figure(results, tmp_path / "maps.svg")
     with pytest.raises(IceprobeError, match="ep2 was fitted on clips, and --background"):
         iceprobe.analyze(results, background=True)

@@ -201,12 +201,15 @@ def check_maps(store: "Store", split: str) -> None:
     """See that probes have maps of a split's images.
 
     Raises:
-        IceprobeError: if the store has no patch grid, or no probe of the split's images was kept.
+        IceprobeError: if the store has no patch tokens, or they lie on no grid, or no probe of the split's images
+            was kept.
     """
     if split == FOLDS:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
+    if not store.has_patches:
+        raise IceprobeError("its store has no patch tokens")
     if not (layout_of(store) in _IN_TIME or store[split].on_grids):
-        raise IceprobeError("its store has no patch tokens on a grid")
+        raise IceprobeError(f"tokens of {example_of(store)}s lie on no grid")
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:

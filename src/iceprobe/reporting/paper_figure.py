@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from iceprobe.analysis.evidence import has_evidence
+from iceprobe.analysis.layouts import example_of, layout_of
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -105,11 +106,13 @@ def figure(
         raise without
     if len({(one.store.identity, one.split) for one in attentive}) > 1:
         raise IceprobeError("a figure is of one backbone on one data set: name the run of one")
-    album = Album.spread(store_of(attentive[0], trust=trust), attentive[0].split, images)
-    if album.moments is not None:
+    store = store_of(attentive[0], trust=trust)
+    if layout_of(store) not in ("grid", None):
         raise IceprobeError(
-            "a figure is of images: the report has strips of clips and spectrograms of recordings"
+            f"a figure is of images, and tokens here are of {example_of(store)}s: take the pictures of iceprobe "
+            "report"
         )
+    album = Album.spread(store, attentive[0].split, images)
     if evidence is not None:
         columns = evidence_columns(attentive, album, evidence)
         return _written(path, album, columns, COLUMN if column else WIDTH)
