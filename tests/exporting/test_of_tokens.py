@@ -121,6 +121,26 @@ def test_what_is_no_example_is_named(ragged, tmp_path, example, line):
         model.predict([np.zeros((2, 24), np.float32), example])
 
 
+def test_patches_alone_are_refused_by_a_probe_that_reads_more(tmp_path):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    x = rng.normal(size=(60, 12, 24)).astype(np.float32)
+    store = iceprobe.from_tokens(
+        {"train": (x, y), "test": (x[:30], y[:30])},
+        prefix={"train": x[:, :1] + 1, "test": x[:30, :1] + 1},
+    )
+    (result,) = iceprobe.fit(store, ["ep2?input=class+patches"], **SETTINGS)
+    model = opened([result], result.label, tmp_path / "model")
+    with pytest.raises(
+        IceprobeError, match=r"reads more than tokens \(N, 24\): call it with Tokens"
+    ):
+        model.predict([x[0]])
+    with pytest.raises(IceprobeError, match="takes no others, take --format folder"):
+        iceprobe.export(result, tmp_path / "onnx", format="onnx")
+    logits = model(store["test"].tokens(np.arange(30)))
+    kept = torch.from_numpy(iceprobe.records(result)["logits"][0].astype(np.float32))
+    torch.testing.assert_close(logits, kept, rtol=2e-3, atol=2e-3)  # records are of 16 bits
+
+
 def test_images_are_refused(ragged, tmp_path):
     from iceprobe.exporting import predict
 

@@ -56,9 +56,16 @@ class TokenProbe(nn.Module):
         """
         return self.probe(tokens, mask)
 
+    def check_patches(self, remedy: str) -> None:
+        """Raise an `IceprobeError` with a ``remedy`` for a probe that reads more than patch tokens."""
+        if set(self.probe.read.names) - {"patches", "mean"} or self.probe.read.layers:
+            raise IceprobeError(
+                f"a probe with input={self.probe.input} reads more than tokens (N, {self.shape.dim}): {remedy}"
+            )
+
     @torch.no_grad()
     def checked(self) -> Tensor:
-        """Outputs ``(K,)`` for the last of :func:`check_tokens` but one, padded where any is."""
+        """Outputs ``(K,)`` for the second of :func:`check_tokens`, the shortest, which is padded where any is."""
         return self(check_tokens(self.shape))[1].float()
 
     @torch.no_grad()
@@ -82,21 +89,20 @@ class TokenProbe(nn.Module):
             top: how many classes (5), or tags (all). Numbers are all given, in their order and unit.
 
         Raises:
-            IceprobeError: for anything else.
+            IceprobeError: for anything else, and for a probe that reads more than patch tokens.
         """
+        self.check_patches(
+            "call it with Tokens, probe(tokens), which have all that it was fitted on"
+        )
         most = most_readings(self.task, len(self.classes), top)
         found = []
         for number, one in enumerate(examples):
             tokens = as_tensor(one, f"example {number}").float()
-            wanted = (
-                (2, f"(N, {self.shape.dim})")
-                if self.shape.num_tokens
-                else (1, f"({self.shape.dim},)")
-            )
-            if tokens.ndim != wanted[0] or tokens.shape[-1] != self.shape.dim or not len(tokens):
+            axes, wanted = (2, "N, ") if self.shape.num_tokens else (1, "")
+            if tokens.ndim != axes or tokens.shape[-1] != self.shape.dim or not len(tokens):
                 raise IceprobeError(
-                    f"example {number} has the shape {tuple(tokens.shape)}: give {wanted[1]}, as the probe "
-                    "was fitted on"
+                    f"example {number} has the shape {tuple(tokens.shape)}: give ({wanted}{self.shape.dim}), as the "
+                    "probe was fitted on"
                 )
             if not tokens.isfinite().all():
                 raise IceprobeError(f"example {number} is not finite: mend it or leave it out")

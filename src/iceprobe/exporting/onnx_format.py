@@ -1,6 +1,6 @@
 """``model.onnx``: images, or tokens and their mask → logits or values for any runtime.
 
-The batch is dynamic, and so is the number of tokens, unless the probe reads so many alone.
+The batch is dynamic, and so is the number of tokens where the probe was fitted on several.
 
 Preprocessing stays outside and is described in ``model.json``; the metadata say what the outputs are.
 """
@@ -41,10 +41,10 @@ def write_onnx(
 ) -> None:
     """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same outputs.
 
-    The input is ``images (batch, C, S, S)``, float32, or of a probe on tokens of your own
-    ``tokens (batch, N, D)`` and ``mask (batch, N)`` bool, or vectors ``tokens (batch, D)``; the output ``logits (batch, K)`` of classes or tags, or
-    ``values (batch, K)`` of numbers, whose ``spread`` is that of the card. Metadata: ``task``, and ``names``
-    and ``units`` of the outputs as JSON.
+    The input is ``images (batch, C, S, S)``, float32. Of a probe on tokens of your own it is ``tokens (batch, N, D)``
+    with ``mask (batch, N)`` bool where examples may differ in N, or vectors ``tokens (batch, D)``. The output is
+    ``logits (batch, K)`` of classes or tags, or ``values (batch, K)`` of numbers, whose ``spread`` is that of the
+    card. Metadata: ``task``, and ``names`` and ``units`` of the outputs as JSON.
 
     Raises:
         IceprobeError: if the backbone can't be exported, or its ONNX gives other outputs.
@@ -87,11 +87,7 @@ def _inputs(model: ExportedProbe | TokenProbe) -> dict[str, Tensor]:
     if isinstance(model, ExportedProbe):
         image = cast(Tensor, check_image(model.backbone.of_images("an ONNX file")))
         return {"images": torch.cat([image, -image])}
-    if set(model.probe.read.names) - {"patches", "mean"} or model.probe.read.layers:
-        raise IceprobeError(
-            f"a probe with input={model.probe.input} reads more than tokens (B, N, D), which an ONNX of tokens "
-            "of your own takes: take --format folder"
-        )
+    model.check_patches("an ONNX of tokens of your own takes no others, take --format folder")
     tokens = check_tokens(model.shape)
     if not model.shape.num_tokens:
         return {"tokens": tokens.patches[:, 0]}
