@@ -287,6 +287,8 @@ def test_frame_and_files(extracted, tmp_path):
     table = iceprobe.frame(measured)
     assert list(table.rankme) == [one.values["rankme"] for one in measured]
     assert iceprobe.frame(measured[0]).shape == (1, table.shape[1])
+    with pytest.raises(IceprobeError, match="has a row a store: give it without results"):
+        iceprobe.frame(measured, per="example")
     written = iceprobe.measures.write_measured(tmp_path / "m.json", measured)
     document = json.loads(written.read_text())
     assert document["measured"][1]["values"] == measured[1].values

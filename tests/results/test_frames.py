@@ -92,6 +92,7 @@ def test_a_row_a_result_has_every_metric_with_its_deviation_and_interval():
     assert columns[8:12] == ["top1", "top1_sd", "top1_low", "top1_high"]
     assert columns.index("log_loss") < columns.index("parameters") < columns.index("learning_rate")
     assert iceprobe.frame(first).equals(iceprobe.frame([first]))
+    assert iceprobe.frame(one for one in [first]).equals(iceprobe.frame([first]))
 
 
 def test_results_of_several_tasks_stand_in_one_table():

@@ -8,7 +8,7 @@ records(result)                    the same examples as arrays
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ _LAST = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class HasRow(Protocol):
     """What says itself what stands in its row of a table."""
 
@@ -60,7 +61,8 @@ def frame(
         per: ``"result"`` or ``"example"``.
 
     Raises:
-        IceprobeError: if pandas isn't installed, ``per`` is something else, or predictions weren't kept.
+        IceprobeError: if pandas isn't installed, ``per`` is something else, predictions weren't kept, or results
+            and what was measured are given together.
     """
     if per not in get_args(Per):
         raise IceprobeError(unknown("per", str(per), get_args(Per)))
@@ -70,10 +72,14 @@ def frame(
         raise IceprobeError(
             "iceprobe.frame needs the package pandas: pip install 'iceprobe[pandas]'"
         ) from error
-    given: list[Any] = list(results) if isinstance(results, Sequence) else [results]
-    if rowed := [one.row() for one in given if not isinstance(one, FittedResult)]:
-        return pandas.DataFrame(rowed)
+    given: list[Any] = [results] if isinstance(results, FittedResult | HasRow) else list(results)
     every = [one for one in given if isinstance(one, FittedResult)]
+    if len(every) < len(given):
+        if every or per != "result":
+            raise IceprobeError(
+                "what was measured of stores has a row a store: give it without results, and without per"
+            )
+        return pandas.DataFrame([one.row() for one in given])
     if per == "example":
         differing = varying(every)
         parts = [pandas.DataFrame(part) for one in every for part in _examples(one, differing)]
