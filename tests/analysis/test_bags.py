@@ -266,6 +266,12 @@ def test_names_of_data_become_plain_and_different_file_names():
     assert places.file_names(["bags"], ".csv") != ["bags.csv"]  # the table's own name
 
 
+def test_what_is_true_of_a_bag_in_words():
+    assert places._truth(np.array(1), ["benign", "tumour"]) == "tumour"
+    assert places._truth(np.array([1, 0, 255, 1], np.uint8), ["a", "b", "c", "d"]) == "a; d"
+    assert places._truth(np.array([61.5, np.nan]), ["age", "weight"]) == "age 61.5; weight ?"
+
+
 def test_damaged_names_stay_in_the_folder_and_the_table_is_no_formula(tmp_path):
     names = [*dict.fromkeys(DAMAGED)][:12]
     names = [name for name in names if name]

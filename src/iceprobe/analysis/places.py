@@ -161,16 +161,17 @@ def file_names(names: Sequence[str], ending: str) -> list[str]:
     A name that had to change, or that is there twice, has a hash of itself behind it.
     """
     found: list[str] = []
-    taken: set[str] = set()
+    taken, seen = {TABLE}, set[str]()
     for place, name in enumerate(names):
         plain = re.sub(r"[^\w. -]", "_", visible(name), flags=re.ASCII).strip(".- ")
         stem = short_name(plain)
-        if stem != name or not stem or f"{stem}{ending}".casefold() in taken | {TABLE}:
-            content = f"{place if name in names[:place] else ''} {name}"
+        if stem != name or not stem or f"{stem}{ending}".casefold() in taken:
+            content = f"{place if name in seen else ''} {name}"
             digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             stem = f"{stem}-{digest}".lstrip("-")
         found.append(plain_name(f"{stem}{ending}"))
         taken.add(found[-1].casefold())
+        seen.add(name)
     return found
 
 
@@ -194,7 +195,10 @@ def _truth(target: NDArray, names: Sequence[str]) -> str:
         return names[int(target)]
     if target.dtype == np.uint8:
         return "; ".join(names[k] for k in np.flatnonzero(target == 1).tolist())
-    return "; ".join(f"{name} {value:g}" for name, value in zip(names, target, strict=True))
+    return "; ".join(
+        f"{name} {'?' if np.isnan(value) else f'{value:g}'}"
+        for name, value in zip(names, target, strict=True)
+    )
 
 
 def _predicted(logits: Tensor, task: Task, names: Sequence[str]) -> str:
