@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iceprobe.analysis.complementarity import cosine_complementarity, intersection_complementarity
+from iceprobe.analysis.complementarity import complementarity
 from iceprobe.analysis.concentration import effective_tokens, entropy, top_share
 from iceprobe.analysis.layouts import example_of
 from iceprobe.analysis.maps import patch_maps
@@ -80,9 +80,7 @@ class BagMeasurements(Measurements):
                 descriptors.append(source.pooling(*source.read_tokens(tokens)).float())
             own = torch.from_numpy(lengths[rows]).to(maps.device)
             found = {"prefix_share": share} | concentration(maps, own)
-            if maps.shape[1] > 1:
-                found["cosine"] = cosine_complementarity(maps)[:, None]
-                found["intersection"] = intersection_complementarity(maps)[:, None]
+            found |= {name: values[:, None] for name, values in complementarity(maps).items()}
             for name, values in found.items():
                 columns[name].append(values.double().cpu().numpy().T)
             del tokens, maps, found  # not beside those of the next one

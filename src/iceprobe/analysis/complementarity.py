@@ -13,6 +13,16 @@ from torch import Tensor
 from iceprobe.probes.regularisation import mean_pairwise_cosine
 
 
+def complementarity(maps: Tensor) -> dict[str, Tensor]:
+    """Both formulas by name, of maps ``(B, M, N)`` that sum to 1: ``(B,)`` each; nothing of a single map."""
+    if maps.shape[1] < 2:
+        return {}
+    return {
+        "cosine": cosine_complementarity(maps),
+        "intersection": intersection_complementarity(maps),
+    }
+
+
 def cosine_complementarity(maps: Tensor) -> Tensor:
     """Formula (a) of maps ``(B, M, N)``: ``(B,)``.
 

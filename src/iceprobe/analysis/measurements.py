@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.box_accuracy import box_hits
-from iceprobe.analysis.complementarity import cosine_complementarity, intersection_complementarity
+from iceprobe.analysis.complementarity import complementarity
 from iceprobe.analysis.concentration import entropy
 from iceprobe.analysis.evidence import has_evidence, true_map
 from iceprobe.analysis.importance import has_importance, replaced_logits
@@ -210,11 +210,8 @@ class Measurements:
     ) -> dict[str, Values]:
         found = {"entropy": entropy(maps).double().cpu().numpy()}
         found |= self._localised(maps, rows, grid)
-        if maps.shape[1] > 1:
-            both = cosine_complementarity(maps), intersection_complementarity(maps)
-            for name, values in zip(("cosine", "intersection"), both, strict=True):
-                found[name] = values.double().cpu().numpy()[:, None]
-        return found
+        different = complementarity(maps).items()
+        return found | {name: values.double().cpu().numpy()[:, None] for name, values in different}
 
     def _answered(self, probe: "Probe", tokens: Tokens, rows: NDArray[np.int64]) -> Record:
         """The record of the probe as it is and, where predictors can be replaced, without each of them."""

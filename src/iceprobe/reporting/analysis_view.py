@@ -246,9 +246,9 @@ def parts_view(
         if one.result is None or len(one.analysis.predictors) <= max(1, len(one.analysis.seeds)):
             continue
         album = _album(one.result, {}, opened, PART_IMAGES)
-        if (found := album.maps(album.probe(one.result))) is None:
-            continue
         if album.moments is not None:  # parts are regions of one image
+            continue
+        if (found := album.maps(album.probe(one.result))) is None:
             continue
         parts, assigned = part_maps(found, PARTS)
         uris = part_uris(album.images, album.gridded(parts), OTHERS)
