@@ -95,6 +95,10 @@ def test_extract_from_writes_a_store_that_fit_reads(iceprobe, spec, tmp_path):
     assert [result.score for result in one] == [result.score for result in other]
     wrong = iceprobe("extract", "--from", spec, "--tokens", "int8")
     assert "--tokens is of images and a backbone" in wrong.err
+    for option in ("--verify", "--repair"):
+        both = iceprobe("extract", "--from", spec, option, place)
+        assert (both.code, both.err.count("\n")) == (2, 1)
+        assert f"{option} '{place}' and --from" in both.err
 
 
 def test_a_run_is_read_on_the_tokens_of_another_hospital(iceprobe, spec, tmp_path):

@@ -49,16 +49,19 @@ def extract(
       iceprobe extract --verify features/mae-tiny--fashion-0123456789ab
       iceprobe extract --repair features/mae-tiny--fashion-0123456789ab
     """
-    if from_ is not None:
-        say(_save(from_, given))
-        return
     for name, store in (("--repair", repair), ("--verify", verify)):
+        if store is not None and from_ is not None:
+            raise IceprobeError(
+                f"{name} {str(store)!r} and --from {from_!r}: one reads a store, the other writes one; keep one"
+            )
         if store is not None and ("backbone" in given or "data" in given):
             raise IceprobeError(
                 f"{name} {str(store)!r}: the store knows its backbone and data; leave "
                 "--backbone and --data out"
             )
-    if repair is not None:
+    if from_ is not None:
+        say(_save(from_, given))
+    elif repair is not None:
         say(_repair(repair, trust))
     elif verify is not None:
         say(first(partial(_verify, verify)))
