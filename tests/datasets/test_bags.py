@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from iceprobe.backbones import Preprocessing, load_backbone
 from iceprobe.backbones.kinds import Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
+from iceprobe.reporting.attention import check_maps
 from iceprobe.store.noted import assumed_of_files
 
 MODEL = "bundled:mae-tiny"
@@ -172,3 +174,57 @@ def test_large_bags_go_through_in_pieces(tmp_path, monkeypatch) -> None:
         one, other = (store[name].tokens(rows, "cpu") for store in (whole, pieces))
         assert torch.allclose(one.patches, other.patches, atol=2e-3)
         assert torch.equal(one.mask, other.mask)
+
+
+def placed(folder: Path, **changed: str) -> str:
+    """The table with where each image lies: tile 42 at x 2.5, y -42."""
+    path = table(folder)
+    head, *rows = path.read_text().splitlines()
+    at = {row: row.split(",")[1].removesuffix(".png") for row in rows}
+    lines = [f"{row},{changed.get(f't{k}', f'{int(k) % 10}.5,-{k}')}" for row, k in at.items()]
+    path.write_text("\n".join([f"{head},left,top", *lines]))
+    return f"bags:{path}?example=slide&image=tile&target=grade&split=split&x=left&y=top"
+
+
+@pytest.mark.parametrize("options", ["", "&each=patches", "&layer=1"])
+def test_a_token_lies_where_its_image_does(options: str, tmp_path) -> None:
+    """y, then x, as `Tokens` have them; of all tokens of an image, its place."""
+    store = iceprobe.extract(
+        f"{MODEL}?reads=bags{options}", placed(tmp_path), tmp_path / "features"
+    )
+    assert store.shape.coords == 2
+    tokens = store["train"].tokens(np.arange(4), "cpu")
+    each = load_backbone(MODEL).num_tokens if "patches" in options else 1
+    for row, name in enumerate(["s1", "s2", "s3", "s4"]):
+        numbers = [10 * int(name[1]) + k for k in range(BAGS[name])]
+        expected = [(-k, k % 10 + 0.5) for k in numbers for _ in range(each)]
+        assert tokens.coords[row][tokens.mask[row]].tolist() == [list(one) for one in expected]
+    plain = iceprobe.extract(f"{MODEL}?reads=bags{options}", spec(tmp_path), tmp_path / "plain")
+    assert plain.shape.coords == 0
+    assert torch.equal(plain["train"].tokens(np.arange(4), "cpu").patches, tokens.patches)
+
+
+def test_a_place_is_a_number_and_both_are_named(tmp_path) -> None:
+    with pytest.raises(IceprobeError, match=r"row \d+ of .*: 'left' in column 'left' isn't where"):
+        load_dataset(placed(tmp_path, t42="left,3"))
+    with pytest.raises(IceprobeError, match="'' in column 'top' isn't where an image lies"):
+        load_dataset(placed(tmp_path, t42="3,"))
+    with pytest.raises(IceprobeError, match="y= alone doesn't say where an image lies"):
+        load_dataset(placed(tmp_path).replace("&x=left", ""))
+    before = load_dataset(placed(tmp_path)).splits["train"].fingerprint()
+    moved = load_dataset(placed(tmp_path, t42="9,9")).splits["train"]
+    assert moved.fingerprint() != before
+
+
+def test_attention_of_bags_is_written_where_their_images_lie(tmp_path) -> None:
+    """As slide tools have it, x first."""
+    store = iceprobe.extract(f"{MODEL}?reads=bags", placed(tmp_path), tmp_path / "features")
+    results = iceprobe.fit(
+        store, ["abmilp"], epochs=1, seeds=1, protocol="paper", output=tmp_path / "run"
+    )
+    iceprobe.analyze(results, attention=tmp_path / "places")
+    with h5py.File(tmp_path / "places" / "abmilp" / "s6.h5") as file:
+        assert file["coords"][:].tolist() == [[0.5, -60.0], [1.5, -61.0]]
+        assert file["attention_scores"].shape == (2, 1)
+    with pytest.raises(IceprobeError, match="tokens of bags lie on no grid"):
+        check_maps(store, "test")

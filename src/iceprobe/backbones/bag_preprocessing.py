@@ -39,7 +39,8 @@ class BagPreprocessing(ExamplePreprocessing):
     def transform(self, example: Bag) -> Ragged:
         """``(L, C, S, S)`` of one bag."""
         made = [self.picture.transform(example.image(place)) for place in range(len(example))]
-        return Ragged.of(torch.stack(made))
+        coords = None if example.coords is None else torch.from_numpy(example.coords)
+        return Ragged.of(torch.stack(made), coords)
 
     def blank(self) -> Inputs:
         """A bag of one image."""

@@ -87,7 +87,9 @@ class Joining:
         each = patches.shape[1]
         padded = examples.padded(patches).flatten(1, 2)
         mask = examples.mask.repeat_interleave(each, 1)
-        coords = examples.padded_coords if each == 1 else None
+        coords = examples.padded_coords
+        if coords is not None:  # of all tokens of an image: where the image lies
+            coords = coords.repeat_interleave(each, 1)
         vectors = {name: mean(vector) for name, vector in found.vectors.items()}
         return Tokens(padded, mean(found.prefix), None, found.has_class, vectors, mask, coords)
 

@@ -85,6 +85,8 @@ def fit_run(
     def prepare(progress: Bars) -> Callable[..., list[FittedResult]]:
         from iceprobe import fit
 
+        if config.memory is not None:
+            give_back_freed_memory()
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
         check_train(store.splits, store.manifest.dataset.spec)
@@ -95,8 +97,6 @@ def fit_run(
             first(lambda: source.tests.check(config, Predicts.of(store.manifest)))
         first(lambda: _check_duration(config, store))
         first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
-        if config.memory is not None:
-            give_back_freed_memory()
         return partial(fit, store, config.probe, fitting_of(config))
 
     results = write_run(folder, prepare, resume=resume)

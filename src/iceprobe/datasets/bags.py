@@ -6,6 +6,7 @@ are alike in all of its rows.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from PIL import Image
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Split
-from iceprobe.datasets.cells import Rows, class_name, kind_of, plain
+from iceprobe.datasets.cells import Rows, class_name, kind_of, number, plain
 from iceprobe.datasets.pixels import Reading, Seen, note, seen
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ class Bag:
     """The images of one example, each decoded when it is asked for.
 
     Attributes:
+        coords: ``(L, 2)`` float32, y and x of each, in the table's unit; ``None`` if nothing says it.
         info: what was done to them (`iceprobe.datasets.pixels.seen`).
     """
 
-    def __init__(self, tiles: Split, rows: range):
-        self._tiles, self._rows = tiles, rows
+    def __init__(self, tiles: Split, rows: range, coords: np.ndarray | None = None):
+        self._tiles, self._rows, self.coords = tiles, rows, coords
         self.info: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -56,6 +58,7 @@ class BagSplit(Split):
         tiles: all images.
         counts: how many each bag has.
         outputs: names of the K outputs.
+        coords: ``(Σ counts, 2)`` float32, y and x of each image; ``None`` if nothing says it.
     """
 
     kind = "bag"
@@ -68,10 +71,12 @@ class BagSplit(Split):
         counts: Sequence[int],
         *,
         outputs: Sequence[str],
+        coords: np.ndarray | None = None,
         **more: Any,
     ):
         super().__init__(name, names=names, **more)
-        self.tiles, self.outputs = tiles, list(outputs)
+        self.tiles, self.outputs, self._coords = tiles, list(outputs), coords
+        self.coords = 0 if coords is None else 2
         self._starts = np.cumsum([0, *counts]).tolist()
 
     @property
@@ -87,7 +92,9 @@ class BagSplit(Split):
         return np.diff(self._starts)
 
     def example(self, index: int) -> Bag:
-        return Bag(self.tiles, range(self._starts[index], self._starts[index + 1]))
+        rows = range(self._starts[index], self._starts[index + 1])
+        coords = None if self._coords is None else self._coords[rows.start : rows.stop]
+        return Bag(self.tiles, rows, coords)
 
     def image(self, index: int) -> Image.Image:
         """The first image of a bag."""
@@ -101,6 +108,8 @@ class BagSplit(Split):
             self.task,
             self.outputs,
         ]
+        if self._coords is not None:
+            what.append(self._coords.tolist())
         return hashlib.sha256(json.dumps([*what, self.names]).encode()).hexdigest()
 
 
@@ -112,15 +121,22 @@ class Bags:
         images: of all rows.
         names: of the examples of each split, in the order of their first rows.
         members: the rows of each.
+        coords: y and x of all rows of each split, ``(n, 2)``; empty if nothing says it.
     """
 
     images: "TableImages"
     names: Mapping[str, Sequence[str]]
     members: Mapping[str, Sequence[Sequence[int]]]
+    coords: Mapping[str, np.ndarray]
 
     @classmethod
     def of(
-        cls, rows: Mapping[str, Rows], images: "TableImages", column: str, decided: Sequence[str]
+        cls,
+        rows: Mapping[str, Rows],
+        images: "TableImages",
+        column: str,
+        decided: Sequence[str],
+        places: tuple[str | None, str | None] = (None, None),
     ) -> "tuple[dict[str, Rows], Bags]":
         """The rows of the examples, the first of each, and their bags.
 
@@ -129,9 +145,10 @@ class Bags:
             images: of all rows.
             column: that names the example.
             decided: the columns that are an example's.
+            places: the columns of y and x.
 
         Raises:
-            IceprobeError: for a row without example, an example in two splits, or with two values.
+            IceprobeError: for a row without example or place, an example in two splits, or with two values.
         """
         found: dict[str, tuple[str, list[int]]] = {}
         for split, one in rows.items():
@@ -149,7 +166,11 @@ class Bags:
         names = {split: [n for n, (home, _) in found.items() if home == split] for split in rows}
         whose = {split: [found[name][1] for name in names[split]] for split in rows}
         firsts = {s: one.take([each[0] for each in whose[s]]) for s, one in rows.items()}
-        return firsts, cls(images, names, whose)
+        y, x = places
+        coords = (
+            {} if y is None or x is None else {s: _places(one, y, x) for s, one in rows.items()}
+        )
+        return firsts, cls(images, names, whose, coords)
 
     @property
     def tables(self) -> "Mapping[str, TableFile]":
@@ -167,7 +188,24 @@ class Bags:
             name, source, rows, outputs=more["outputs"], labels=np.zeros(len(rows), np.int64)
         )
         names = [self.names[source][row] for row in chosen]
-        return BagSplit(name, names, tiles, [len(each) for each in members], **more)
+        coords = self.coords[source][rows] if self.coords else None
+        counts = [len(each) for each in members]
+        return BagSplit(name, names, tiles, counts, coords=coords, **more)
+
+
+def _places(rows: Rows, y: str, x: str) -> np.ndarray:
+    """y and x of every row, ``(n, 2)`` float32."""
+    found = np.empty((len(rows), 2), np.float32)
+    for place, column in enumerate((y, x)):
+        for row, cell in enumerate(rows.values[column]):
+            value = number(plain(cell))
+            if value is None or not math.isfinite(value):
+                raise IceprobeError(
+                    f"{rows.place(row)}: {shown(plain(cell))} in column {column!r} isn't where an image lies: "
+                    f"write a number, or leave x= and y= out"
+                )
+            found[row, place] = value
+    return found
 
 
 def _check_alike(

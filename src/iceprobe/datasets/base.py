@@ -74,6 +74,7 @@ class Split(ABC):
         columns: further ones by name: groups, folds, slices.
         reading: options for decoding image files; ``None`` if images aren't files.
         kind: what :meth:`example` gives: ``"image"``, or another of `iceprobe.backbones.kinds.KINDS`.
+        coords: how many numbers say where each image of an example lies; 0 if nothing does.
 
     Raises:
         IceprobeError: if targets aren't those of the ``task``, names, boxes or a column differ in
@@ -82,6 +83,7 @@ class Split(ABC):
 
     reading: Reading | None = None
     kind = "image"
+    coords = 0
 
     def __init__(
         self,

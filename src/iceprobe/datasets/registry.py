@@ -132,9 +132,10 @@ DATASETS: Registry[SourceEntry] = Registry(
             (
                 "bags:tiles.csv?example=slide&image=tile&target=grade&split=split",
                 "bags:tiles.parquet?example=study&target=finding&group=patient&test_fraction=0.2",
+                "bags:tiles.csv?example=slide&image=tile&target=grade&x=left&y=top&split=split",
             ),
             {
-                **dict.fromkeys(("example", "image", "images", "suffix"), str),
+                **dict.fromkeys(("example", "image", "images", "suffix", "x", "y"), str),
                 **COLUMNS,
                 **dict.fromkeys(("delimiter", "split", "train", "test"), str),
                 "test_fraction": float,

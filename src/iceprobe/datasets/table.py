@@ -70,8 +70,9 @@ def load_table(name: str, *, spec: str, **options: Any) -> Dataset:
     images = TableImages.of(rows, index, tables, use, asked)
     rows, lines = images.without_repeated(rows, use)
     if asked.example is not None:
-        decided = [column for column in use.decided if column != asked.example]
-        rows, bags = Bags.of(rows, images, asked.example, decided)
+        of_images = (asked.example, asked.y, asked.x)
+        decided = [column for column in use.decided if column not in of_images]
+        rows, bags = Bags.of(rows, images, asked.example, decided, (asked.y, asked.x))
         return _dataset(rows, bags, use, asked, spec, [*assumed, *lines])
     return _dataset(rows, images, use, asked, spec, [*assumed, *lines])
 
@@ -85,6 +86,11 @@ def load_bags(name: str, *, spec: str, **options: Any) -> Dataset:
     if not options.get("example"):
         raise IceprobeError(
             f"{spec}: name the column that says which images belong together, example=COLUMN"
+        )
+    if bool(options.get("x")) != bool(options.get("y")):
+        given = "x" if options.get("x") else "y"
+        raise IceprobeError(
+            f"{spec}: {given}= alone doesn't say where an image lies: name both columns, x= and y="
         )
     return load_table(name, spec=spec, **options)
 

@@ -23,6 +23,7 @@ class TableOptions(AskedSplits):
         image, images, suffix: the column of images, the folder of their paths, what these lack.
         video, sound: the column of videos, or of recordings, in place of images.
         example: the column of bags: which images belong together (`bags.py`).
+        x, y: the columns of where an image of a bag lies.
         delimiter: between cells of text.
         box, box_format, mask, masks: the columns of boxes and masks, and the masks' folder.
         depth, depths, depth_scale: the column of depth maps, which are the targets then, their folder, and
@@ -33,6 +34,8 @@ class TableOptions(AskedSplits):
     video: str | None = None
     sound: str | None = None
     example: str | None = None
+    x: str | None = None
+    y: str | None = None
     images: str | None = None
     suffix: str = ""
     delimiter: str | None = None
@@ -118,7 +121,7 @@ class TableColumns:
 
         others = [
             column
-            for option in ("group", "fold", "mask", "depth", "example")
+            for option in ("group", "fold", "mask", "depth", "example", "y", "x")
             for column in named(option)
         ]
         split, slices, box = named("split"), named("slice", None), named("box", None)

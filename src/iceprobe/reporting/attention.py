@@ -208,7 +208,8 @@ def check_maps(store: "Store", split: str) -> None:
         raise IceprobeError("it was tested by folds, whose probes aren't kept")
     if not store.has_patches:
         raise IceprobeError("its store has no patch tokens")
-    if not (layout_of(store) in _IN_TIME or store[split].on_grids):
+    layout = layout_of(store)
+    if layout == "bag" or not (layout in _IN_TIME or store[split].on_grids):
         raise IceprobeError(f"tokens of {example_of(store)}s lie on no grid")
 
 

@@ -6,6 +6,7 @@ Importing this doesn't import torch: whether a run is finished is checked withou
 import hashlib
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,7 @@ def describe_as(
             f"views={settings.augmented_views} are of the split {TRAIN!r}, and {dataset.name} is read "
             f"without it ({', '.join(names)}): take views=0"
         )
+    coords = max(dataset.splits[name].coords for name in names if name in dataset.splits)
     return Manifest(
         backbone=backbone,
         dataset=DatasetRecord(
@@ -191,7 +193,7 @@ def describe_as(
             maps={name: list(others) for name, others in dataset.maps.items()},
         ),
         settings=settings,
-        shape=shape,
+        shape=replace(shape, coords=coords) if coords else shape,
         splits={
             name: _describe_split(
                 dataset, name, limit, native="max_tokens" in backbone.preprocessing
