@@ -4,8 +4,8 @@
 
 Bags of about as many random tokens, 768 numbers in float16 each (30 GB of 200 bags of 100,000), are written as HDF5 files, one a
 bag, and `iceprobe fit features:FOLDER` reads them where they lie, in a process of its own: EP8 and gated ABMIL,
-one epoch, every bag of which is streamed twice a step. Told is the most memory that the process had in use
-(``VmHWM``), beside what it has after importing torch and iceprobe.
+one epoch, every bag of which is streamed twice a step. Told is the most memory that the command had in use
+(``ru_maxrss``), beside what it has after importing torch and iceprobe.
 """
 
 import argparse

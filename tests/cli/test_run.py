@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from iceprobe.results import read_results
+from tests.cli.conftest import BACKBONE
 from tests.cli.tiny import build
 
 PROBES = ["--probe", "knn", "--probe", "linear", "--probe", "ep4"]
@@ -374,3 +375,28 @@ def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path, monkeyp
     other = iceprobe("run", *streamed, "--shuffle", "blocks", "--output", output)
     assert (other.code, "shuffle" in other.err) == (2, True)
     assert iceprobe("plan", *quick, "--probe", "ep2", "--shuffle", "blocks").code == 0
+
+
+def test_a_split_that_is_not_there_is_told_before_tokens_are_made(iceprobe, images, tmp_path):
+    rows = [f"{p.relative_to(images)},{p.parent.name}" for p in sorted(images.rglob("*.png"))]
+    rows = [f"{row},{number % 3}" for number, row in enumerate(rows)]
+    (tmp_path / "table.csv").write_text("\n".join(["file,label,kit", *rows]) + "\n")
+    data = f"table:{tmp_path}/table.csv?images={images}&image=file&target=label&fold=kit"
+    asked = [
+        "--backbone",
+        BACKBONE,
+        "--data",
+        data,
+        "--probe",
+        "linear",
+        "--features",
+        tmp_path / "f",
+    ]
+    for command in ("run", "plan"):
+        ended = iceprobe(command, *asked)
+        assert (ended.code, ended.err.count("\n")) == (2, 1)
+        assert "has no split 'test', all is in train: give it one" in ended.err
+        assert "--protocol folds" in ended.err
+    assert not (tmp_path / "f").exists()
+    ended = iceprobe("run", *asked, "--protocol", "folds", "--epochs", 1, "--min-steps", 1)
+    assert ended.code == 0, ended.err

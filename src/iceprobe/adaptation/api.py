@@ -22,11 +22,9 @@ from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
-from iceprobe.datasets.registry import check_train
 from iceprobe.fitting import probe as probe_in_memory
 from iceprobe.fitting.api import new_run, reopened, write_run
 from iceprobe.fitting.checks import check_class_weight, check_device, check_trained
@@ -35,7 +33,7 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
-from iceprobe.protocols.protocol import get_protocol, images_per_step, refuse_train, total_steps
+from iceprobe.protocols.protocol import check_splits, get_protocol, images_per_step, total_steps
 from iceprobe.results.building import built_result, flops_of
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.fitted import FittedResult
@@ -180,12 +178,7 @@ def manifest_of(
 ) -> Manifest:
     """The manifest of the frozen backbone's store: adapted results have its identity."""
     settings = make_settings(Extraction(forward_dtype=asked.forward_dtype), device.type)
-    split = asked.split
-    refuse_train(split, list(dataset.splits))
-    check_train(dataset.splits, dataset.spec)
-    for name in ("train", split):
-        if name not in dataset.splits:
-            raise IceprobeError(unknown(f"split of {dataset.name}", name, dataset.splits))
+    check_splits(dataset.splits, asked.split, dataset.spec)
     return describe(backbone, dataset, settings, splits=None, limit=asked.limit)
 
 

@@ -13,7 +13,7 @@ from iceprobe.cli.sources import Sources
 from iceprobe.cli.stages import check_fit, fitting_of
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import names_features
-from iceprobe.datasets.registry import check_train
+from iceprobe.protocols.protocol import check_splits, reported
 from iceprobe.results.terminal import Column, TerminalTable
 from iceprobe.settings import ON_PAPER, Planning, StoreRun
 
@@ -74,11 +74,11 @@ def _plan_on_tokens(config: StoreRun) -> None:
     dataset = iceprobe.load_dataset(str(config.store))
     assert isinstance(dataset, FeatureSet)
     shape, dtype = form_of(dataset)
-    check_train(dataset.splits, dataset.spec)
     tokens: Any = str(dtype).removeprefix("torch.")
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     refused: list[str] = []
     for run in cells(config):
+        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec)
         groups = dataset.groups("train", run.groups)
         targets = dataset.splits["train"].targets
         check_fit(run, shape, dataset.classes, targets, dataset.task, groups)

@@ -11,13 +11,21 @@ from iceprobe.cli.estimate import print_estimate
 from iceprobe.cli.other_sets import OtherSets, has_stores
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.sources_seen import Seen, SourcesSeen, State, state_of
-from iceprobe.cli.stages import check_fit, extraction_of, has_budget, live_of, reads_patches
+from iceprobe.cli.stages import (
+    check_fit,
+    extraction_of,
+    fitting_of,
+    has_budget,
+    live_of,
+    reads_patches,
+)
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec, with_options
-from iceprobe.datasets.registry import check_train, load_grouped
+from iceprobe.datasets.registry import load_grouped
 from iceprobe.machine.processes import first
 from iceprobe.probes.inputs import input_of, layers_named, names_layers
+from iceprobe.protocols.protocol import check_splits, reported
 from iceprobe.settings import Run
 from iceprobe.store.format import BackboneRecord
 from iceprobe.tokens import TokenShape
@@ -211,7 +219,7 @@ class Sources:
 
         dataset = self.dataset(run)
         check_images(dataset)
-        check_train(dataset.splits, dataset.spec)
+        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec)
         targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
         groups = dataset.groups("train", run.groups)

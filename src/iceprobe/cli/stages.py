@@ -16,7 +16,6 @@ from iceprobe.cli.other_sets import OtherSets, tell_tests
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
-from iceprobe.datasets.registry import check_train
 from iceprobe.fitting.run_folder import tidy, untidy
 from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
@@ -24,7 +23,7 @@ from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.inputs import input_of
 from iceprobe.probes.registry import probe_options
-from iceprobe.protocols.protocol import launch_line, protocol_of
+from iceprobe.protocols.protocol import check_splits, launch_line, protocol_of, reported
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.dense import Dense
 from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
@@ -89,7 +88,7 @@ def fit_run(
             give_back_freed_memory()
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
-        check_train(store.splits, store.manifest.dataset.spec)
+        check_splits(store.splits, reported(fitting_of(config)), store.manifest.dataset.spec)
         check_fit_on(config, store)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
             from iceprobe.fitting.other_fit import Predicts

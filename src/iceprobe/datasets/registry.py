@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -325,19 +325,6 @@ def _in_groups(spec: str, group: str | None) -> str:
     if group is None or not takes or "group" in parsed.options:
         return spec
     return str(with_options(parsed, {"group": group}))
-
-
-def check_train(splits: Iterable[str], spec: str) -> None:
-    """Refuse to fit on a data set without a training split, such as ``imagenet-a``.
-
-    Raises:
-        IceprobeError: with what reads it.
-    """
-    if "train" not in (names := list(splits)):
-        raise IceprobeError(
-            f"{spec} has no split 'train' (it has {', '.join(names)}), so nothing can be fitted on it: "
-            f"fit on another data set, then read that run here: iceprobe test RUN --data {spec}"
-        )
 
 
 def _given(data: Any, options: Mapping[str, Any]) -> "Dataset":

@@ -12,9 +12,7 @@ import torch
 from iceprobe.backbones.options import NATIVE
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import unknown
 from iceprobe.core.text import DAY, duration
-from iceprobe.datasets.registry import check_train
 from iceprobe.dense.files import reopened, write_segmentations
 from iceprobe.dense.protocol import DenseContext, run_heldout
 from iceprobe.dense.results import IMAGES_AT_ONCE, Facts, dense_results
@@ -25,7 +23,7 @@ from iceprobe.machine.progress import callback, shows_progress, timed
 from iceprobe.machine.temporary import new_folder
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes.segmentation import label
-from iceprobe.protocols.protocol import get_protocol, refuse_train
+from iceprobe.protocols.protocol import check_splits, get_protocol
 from iceprobe.results.dense import Dense
 from iceprobe.results.provenance import provenance
 from iceprobe.results.segmentation_files import JSON_NAME, read_segmentations
@@ -189,16 +187,13 @@ def check_store(store: Store, split: str, task: PixelTask) -> None:
     """
     spec = store.manifest.dataset.spec
     name = store.path or spec
-    refuse_train(split, store.splits)
+    check_splits(store.splits, split, spec)
     if store.layers:
         raise IceprobeError(
             f"segmentation reads one layer and this store is of layers "
             f"{', '.join(map(str, store.layers))}: give the store of one of them"
         )
-    check_train(store.splits, spec)
     for one in ("train", split):
-        if one not in store.splits:
-            raise IceprobeError(unknown(f"split of {name}", one, store.splits))
         if store[one].live:
             raise IceprobeError(
                 "live tokens come without masks: extract a store (iceprobe extract)"

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from iceprobe.core.errors import IceprobeError
-from iceprobe.datasets.registry import check_train
 from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
-from iceprobe.protocols.protocol import Protocol, refuse_train
+from iceprobe.protocols.protocol import Protocol, check_splits
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 from iceprobe.tasks.registry import pooled_task
@@ -28,14 +27,8 @@ def check_request(
         IceprobeError: naming it.
     """
     check_named(labels, "--probe knn --probe linear --probe ep32")
-    refuse_train(split, store.splits)
-    check_train(store.splits, store.manifest.dataset.spec)
+    check_splits(store.splits, split, store.manifest.dataset.spec)
     for name in ("train", split):
-        if name not in store.splits:
-            raise IceprobeError(
-                f"store {store.path or store.identity} has no split {name!r}: it has "
-                f"{', '.join(store.splits)}"
-            )
         if not len(store[name]):
             raise IceprobeError(
                 f"split {name!r} has no image that could be read "

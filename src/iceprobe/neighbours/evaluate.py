@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.core.specs import Spec, unknown
-from iceprobe.datasets.registry import check_train
+from iceprobe.core.specs import Spec
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.neighbours.search import QUERIES, nearest
@@ -21,7 +19,7 @@ from iceprobe.neighbours.voting import Vote, settings, voted
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.inputs import Input, input_of
 from iceprobe.protocols.heldout import folds_of
-from iceprobe.protocols.protocol import UNSELECTED, get_protocol, refuse_train
+from iceprobe.protocols.protocol import UNSELECTED, check_splits, get_protocol
 from iceprobe.results.building import built_result
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
@@ -69,12 +67,9 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
     started = time.monotonic()
     chosen = get_protocol(call.protocol)
     spec, split = parse_probe(str(probe)), call.split
-    check_train(store.splits, store.manifest.dataset.spec)
+    check_splits(store.splits, split, store.manifest.dataset.spec)
     for name in ("train", split):
-        if name not in store.splits:
-            raise IceprobeError(unknown(f"split of store {store.path}", name, store.splits))
         store.check_targets(name)
-    refuse_train(split, store.splits)
     train, test = store["train"], store[split]
     classes = len(store.classes)
     pooled_task(store.task)

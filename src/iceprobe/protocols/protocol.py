@@ -3,7 +3,7 @@
 A protocol is data; `fitting/` reads it. No torch here: `iceprobe ls protocols` shows this table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,16 +248,38 @@ def repeated(
     return (SEEDS if seeds is None else seeds), replicates
 
 
-def refuse_train(split: str, splits: Sequence[str]) -> None:
-    """Refuse to report the training split.
+def reported(settings: Fitting) -> str | None:
+    """The split that a fit reports; ``None``: the training examples, by folds."""
+    return None if protocol_of(settings).outer_folds else settings.split
+
+
+def check_splits(splits: Iterable[str], split: str | None, spec: str) -> None:
+    """Refuse to train on nothing, and to report the training split or one that isn't there.
+
+    Args:
+        splits: of the data set ``spec``.
+        split: to report; ``None`` for none, as of `reported`.
 
     Raises:
-        IceprobeError: with those that may be reported.
+        IceprobeError: with those that may be reported, or with what does without.
     """
+    names = list(splits)
+    others = [name for name in names if name != TRAIN]
+    if TRAIN not in names:
+        raise IceprobeError(
+            f"{spec} has no split {TRAIN!r} (it has {', '.join(names)}), so nothing can be fitted on it: "
+            f"fit on another data set, then read that run here: iceprobe test RUN --data {spec}"
+        )
     if split == TRAIN:
-        others = [f"{name!r}" for name in splits if name != TRAIN]
         remedy = "give the data set a split of other images, such as test"
         raise IceprobeError(
             f"split={split!r}: probes are trained on it, so a number on it measures what they memorised; "
-            + (f"give split={' or '.join(others)}" if others else remedy)
+            + (f"give split={' or '.join(map(repr, others))}" if others else remedy)
+        )
+    if split is not None and split not in names:
+        raise IceprobeError(
+            unknown(f"split of {spec}", split, names)
+            if others
+            else f"{spec} has no split {split!r}, all is in train: give it one (test_fraction=0.2 draws one), or "
+            "test each example by folds, --protocol folds"
         )
