@@ -44,7 +44,9 @@ def test_from_images_to_predictions(iceprobe, shapes, tmp_path):
         40,
     ]
     probes = ["--probe", "knn", "--probe", "linear", "--probe", "ep4"]
-    assert iceprobe("plan", *words[:4], *probes).code == 0
+    planned = iceprobe("plan", *words[:4], *probes)
+    assert (planned.code, "an epoch cached" in planned.out) == (0, True)
+    assert "live" not in planned.out  # which such tokens can't be
     ended = iceprobe("run", *words, *probes, "--output", "run")
     assert ended.code == 0, ended.err
     page = Path("run/report.html").read_text()

@@ -95,8 +95,13 @@ def print_estimate(
     )
 
 
-def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str, str]]:
-    """The rows of the table: a name, and the number with what it depends on."""
+def rows(
+    extraction: "Plan", fitting: "FitPlan", config: Run, shape: "TokenShape"
+) -> list[tuple[str, str]]:
+    """The rows of the table: a name, and the number with what it depends on.
+
+    Tokens of ``shape`` that differ in their number can't be live, so nothing is said of that.
+    """
     rate = extraction.images_per_second
     views = {"train": f" in {1 + config.views} views"} if config.views else {}
     counts = extraction.images.items()
@@ -125,7 +130,7 @@ def rows(extraction: "Plan", fitting: "FitPlan", config: Run) -> list[tuple[str,
         found.insert(2, ("disk, predictions", decimal(fitting.prediction_bytes)))
     if here:
         found.insert(1, ("feature store", str(extraction.store)))
-    return [*found, *times_of_fit(fitting, extraction)]
+    return [*found, *times_of_fit(fitting, None if shape.ragged else extraction)]
 
 
 def rows_of_tokens(sizes: Mapping[str, int], fitting: "FitPlan") -> list[tuple[str, str]]:

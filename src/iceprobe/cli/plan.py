@@ -53,11 +53,10 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         dataset = sources.dataset(run) if config.images is None else config.images
         if config.images is None:
             sources.check(run)
-        extraction, fitting = estimate(
-            backbone, sources.shape(run), dataset, run, measure_seconds=3.0
-        )
+        shape = sources.shape(run)
+        extraction, fitting = estimate(backbone, shape, dataset, run, measure_seconds=3.0)
         images = run.data[0] if config.images is None else f"{config.images:,} images"
-        lines = [*rows(extraction, fitting, run), *costs(extraction, fitting, config)]
+        lines = [*rows(extraction, fitting, run, shape), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"
         console.print(TerminalTable(_COLUMNS, lines, title, heads=False))
         refused += refusals(extraction, fitting)
