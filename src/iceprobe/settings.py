@@ -187,6 +187,14 @@ class GivenTokens(Settings):
         Any,
         Option("Where each token lies, (N_i, k) an example by split: down, right (none).", None),
     ] = None
+    parts: Annotated[
+        From1,
+        Option(
+            "Equal parts of an example's tokens, clips of a video: probes of tokens read each by itself, "
+            "and their outputs are averaged (1).",
+            None,
+        ),
+    ] = 1
 
 
 # --- fits -------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ class TokenShape:
             its tokens: k-NN and linear probes then read the mean of the patches.
         lengths: patch tokens of the shortest and of the longest example; ``None`` where all have N.
         coords: numbers that say where a token lies (`Tokens.coords`); 0 where nothing does but a grid.
+        parts: equal parts of the N tokens, one after the other (clips of a video): a probe of tokens reads
+            each by itself, and its outputs are averaged (`iceprobe.tasks.task.Task.averaged`).
+
+    Raises:
+        ValueError: if the tokens can't be cut into so many parts.
     """
 
     dim: int
@@ -43,6 +48,21 @@ class TokenShape:
     pooled_class: bool = False
     lengths: tuple[int, int] | None = None
     coords: int = 0
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.parts == 1:
+            return
+        rows = self.num_tokens if self.grid is None else self.grid[0]
+        if self.parts < 1 or self.ragged or not rows or rows % self.parts:
+            raise ValueError(
+                f"{self.num_tokens} tokens, grid {self.grid}, have no {self.parts} equal parts"
+            )
+
+    @property
+    def part_grid(self) -> tuple[int, ...] | None:
+        """Grid of one part: the parts follow each other along the first axis."""
+        return None if self.grid is None else (self.grid[0] // self.parts, *self.grid[1:])
 
     @property
     def ragged(self) -> bool:

@@ -77,7 +77,7 @@ class BagMeasurements(Measurements):
             maps, share = patch_maps(source, tokens)
             answers.append(self._answered(source, tokens, rows))
             with torch.no_grad():
-                descriptors.append(source.pooling(*source.read_tokens(tokens)).float())
+                descriptors.append(source.descriptors(tokens).float())
             own = torch.from_numpy(lengths[rows]).to(maps.device)
             found = {"prefix_share": share} | concentration(maps, own)
             found |= {name: values[:, None] for name, values in complementarity(maps).items()}

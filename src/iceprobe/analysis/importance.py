@@ -51,16 +51,12 @@ def replaced_logits(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
     prepared = pooling.prepare(selected, *mask)
     weights = pooling.normalise(pooling.scores(prepared, *mask), *mask)
     pooled = weights @ prepared
-    patches = probe.patches_among(prepared.shape[1], tokens.patches.shape[1])
+    patches = probe.patches_among(prepared.shape[1], tokens.patches.shape[1] // probe.parts)
     uniform = mean_tokens(prepared[:, patches], *(rows[:, patches] for rows in mask))
-    before = _classified(probe, pooling.values(pooled))
+    before = probe.classify(pooling.values(pooled))
     replaced, after = pooled.clone(), []
     for j in range(pooled.shape[1]):
         replaced[:, j] = uniform
-        after.append(_classified(probe, pooling.values(replaced)))
+        after.append(probe.classify(pooling.values(replaced)))
         replaced[:, j] = pooled[:, j]
     return before, torch.stack(after)
-
-
-def _classified(probe: "Probe", descriptor: Tensor) -> Tensor:
-    return probe.classifier(probe.norm(descriptor.to(probe.classifier.weight.dtype)))

@@ -42,8 +42,8 @@ def patch_maps(probe: "Probe", tokens: Tokens) -> tuple[Tensor, Tensor]:
         IceprobeError: if the pooling has no attention.
     """
     read = probe.read_tokens(tokens)
-    weights = probe.pooling.attention(*read).float()
-    added = probe.pooling.prefix_attention(*read).float().sum(-1)
+    weights = probe.over_parts(probe.pooling.attention(*read).float())
+    added = probe.mean_of_parts(probe.pooling.prefix_attention(*read).float().sum(-1))
     patches = probe.on_patches(weights, tokens.patches.shape[1])
     on_patches = patches.sum(-1)
     everything = weights.sum(-1) + added

@@ -113,7 +113,7 @@ class Measurements:
                 if has_evidence(source) and (self.boxed.any() or self.outlined):
                     of_evidence += self._evident(source, tokens, rows, columns, grids)
                 with torch.no_grad():
-                    descriptors.append(source.pooling(*source.read_tokens(tokens)).float())
+                    descriptors.append(source.descriptors(tokens).float())
             flat = torch.full_like(maps[:, :1], 1 / maps.shape[-1])
             if tokens.mask is not None:
                 flat = (tokens.mask / tokens.mask.sum(1, keepdim=True)).to(maps)[:, None]

@@ -218,13 +218,19 @@ class Backbone(HasTokenShape, nn.Module):
 
     @property
     def shape(self) -> TokenShape:
-        return replace(self._only_one("shape"), pooled_class=self.pooled_class)
+        return self._stated(self._only_one("shape"))
 
     @property
     def joined_shape(self) -> JoinedShape:
         """Shape of the tokens of all layers that it reads, side by side."""
-        shapes = (replace(one, pooled_class=self.pooled_class) for one in self._shapes)
-        return JoinedShape.of(dict(zip(self.layers, shapes, strict=True)), self.depth)
+        return JoinedShape.of(
+            dict(zip(self.layers, map(self._stated, self._shapes), strict=True)), self.depth
+        )
+
+    def _stated(self, shape: TokenShape) -> TokenShape:
+        """With what its tokens alone don't show."""
+        parts = getattr(self.reader, "averaged", 1)
+        return replace(shape, pooled_class=self.pooled_class, parts=parts)
 
     def joined(self, images: Inputs) -> JoinedTokens:
         """Tokens of all layers that it reads, from one forward pass."""

@@ -151,6 +151,7 @@ class PartOptions:
         frames, stride, fps, clips: as of :class:`iceprobe.backbones.clip_preprocessing.ClipPreprocessing`.
         each: what is kept of each image, or of each of several clips: its ``"patches"``, or the ``"pooled"``
             vector; by default the vector of bags and the patches of clips.
+        averaged: whether probes of tokens read each of several clips by itself, and their outputs are averaged.
     """
 
     reads: Annotated[str | None, one_of("clips", "bags")] = None
@@ -159,6 +160,7 @@ class PartOptions:
     fps: Annotated[float | None, float] = None
     clips: Annotated[int | None, int] = None
     each: Annotated[str | None, one_of("patches", "pooled")] = None
+    averaged: Annotated[bool | None, boolean] = None
 
     @property
     def given(self) -> dict[str, Any]:

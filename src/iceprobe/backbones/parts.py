@@ -9,6 +9,7 @@ the parts.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,19 @@ class Joining:
         parts: L, where all examples have so many; ``None`` for `Ragged` examples.
         clips: whether a part is several frames.
         pooled_class: of the backbone: the mean is read in place of the class token.
+        averaged: clips that probes read each by itself (`TokenShape.parts`); 1: all tokens together.
     """
 
     each: str
     parts: int | None
     clips: bool = False
     pooled_class: bool = False
+    averaged: int = 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines the tokens and how they are read, of a backbone's identity."""
+        return {"each": self.each} | ({} if self.averaged == 1 else {"averaged": True})
 
     def inputs(self, examples: Inputs) -> Tensor:
         """``(B, L, C, S, S)``, ``(B, L · T, C, S, S)`` or ragged examples → the parts, one after the other."""
@@ -114,6 +122,7 @@ class PartReader(nn.Module):
         super().__init__()
         self.reader, self.joining = reader, joining
         self.pooled_class: bool = joining.pooled_class
+        self.averaged = joining.averaged
 
     def forward(self, examples: Inputs) -> Tokens:
         """Tokens of ``(B, L, C, S, S)`` or ragged examples."""
@@ -128,6 +137,7 @@ class LayersOfParts(LayerReader):
         super().__init__(reader.model, reader.layers, reader.norm, reader.depth)
         self.reader, self.joining = reader, joining
         self.pooled_class = joining.pooled_class
+        self.averaged = joining.averaged
 
     def forward_layers(self, examples: Inputs) -> list[Tokens]:
         """Tokens of ``(B, L, C, S, S)`` or ragged examples, one for each of ``layers``."""
@@ -177,17 +187,49 @@ def of_parts(backbone: Backbone, asked: PartOptions) -> Backbone:
         1 if asked.clips is None else asked.clips,
     )
     each = asked.each or "patches"
-    joining = Joining(each, preprocessing.shape[0], pooled_class=backbone.pooled_class)
+    alone = each == "pooled" and preprocessing.frames == 1
+    joining = Joining(
+        each,
+        preprocessing.shape[0],
+        pooled_class=backbone.pooled_class,
+        averaged=averaged_clips(spec, asked, preprocessing.clips, alone),
+    )
     return backbone.with_reader(
         over_parts(backbone.reader, joining),
         preprocessing,
-        {"each": each},
+        joining.settings,
         spread(spec, preprocessing),
     )
 
 
+def averaged_clips(spec: str, asked: PartOptions, clips: int, alone: bool) -> int:
+    """How many clips of an example probes read each by itself; 1 where ``asked`` doesn't say so.
+
+    Args:
+        spec: of the backbone.
+        asked: its options.
+        clips: that it reads of an example.
+        alone: whether it keeps one vector of each.
+
+    Raises:
+        IceprobeError: if there is one clip, or nothing to pool in each.
+    """
+    if not asked.averaged:
+        return 1
+    if clips == 1:
+        raise IceprobeError(
+            f"{spec}: averaged=true is of several clips of a video, and one is read: add clips=3, or drop it"
+        )
+    if alone:
+        raise IceprobeError(
+            f"{spec}: averaged=true lets probes pool each clip by itself, and each=pooled keeps one vector of it: "
+            "drop one of them"
+        )
+    return clips
+
+
 def _of_bags(backbone: Backbone, asked: PartOptions) -> Backbone:
-    for name in ("frames", "stride", "fps", "clips"):
+    for name in ("frames", "stride", "fps", "clips", "averaged"):
         if (value := getattr(asked, name)) is not None:
             raise IceprobeError(
                 f"{backbone.spec}: {name}={value} is of clips and reads=bags of bags: keep one"
@@ -200,7 +242,7 @@ def _of_bags(backbone: Backbone, asked: PartOptions) -> Backbone:
         "(each=patches takes all of its tokens)"
     ]  # fmt: skip
     reader = over_parts(backbone.reader, joining)
-    return backbone.with_reader(reader, preprocessing, {"each": each}, lines)
+    return backbone.with_reader(reader, preprocessing, joining.settings, lines)
 
 
 def spread(spec: str, preprocessing: ClipPreprocessing) -> list[str]:

@@ -29,7 +29,7 @@ from iceprobe.backbones.options import (
     PartOptions,
     SoundOptions,
 )
-from iceprobe.backbones.parts import Joining, over_parts
+from iceprobe.backbones.parts import Joining, averaged_clips, over_parts
 from iceprobe.backbones.python_modules import code_of
 from iceprobe.backbones.readers import OutputReader, has_pooler
 from iceprobe.backbones.sound_models import FrameReader
@@ -126,9 +126,12 @@ def load_transformers(
                 transformers, folder, spec, images, model.config, architecture.clips, parts
             )
             reader = read
+            averaged = averaged_clips(spec, parts, preprocessing.clips, parts.each == "pooled")
             if parts.clips is not None or parts.each is not None:
-                each = {"each": parts.each or "patches"}
-                reader = over_parts(read, Joining(each["each"], preprocessing.clips, clips=True))
+                joining = Joining(
+                    parts.each or "patches", preprocessing.clips, clips=True, averaged=averaged
+                )
+                each, reader = joining.settings, over_parts(read, joining)
         else:
             preprocessing, crop = for_images(
                 transformers, folder, spec, images, model.config, trust, architecture.masks

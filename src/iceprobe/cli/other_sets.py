@@ -97,7 +97,8 @@ def _within_budget(config: FitRun, store: "Store", run: "Predicts") -> list[str]
     if config.budget is None and config.budget_flops is None:
         return []
     sizes = store.dim, len(run.classes), store.num_tokens
-    return within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
+    most = {"parameters": config.budget, "flops": config.budget_flops}
+    return within_budget(*sizes, **most, parts=store.shape.parts)
 
 
 def tell_tests(run: Any) -> None:

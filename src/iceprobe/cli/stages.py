@@ -160,7 +160,8 @@ def check_fit(
     pooled_task(task)
     if has_budget(config):
         sizes = shape.dim, len(classes), shape.num_tokens
-        probes.within_budget(*sizes, parameters=config.budget, flops=config.budget_flops)
+        most = {"parameters": config.budget, "flops": config.budget_flops}
+        probes.within_budget(*sizes, **most, parts=shape.parts)
     for shots in config.shots or []:
         drawn(get_task(task), targets, classes, shots=shots, groups=groups)
     for text in config.probe:

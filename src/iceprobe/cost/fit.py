@@ -122,6 +122,7 @@ def plan_fit(
             shape.num_tokens,
             parameters=call.budget,
             flops=call.budget_flops,
+            parts=shape.parts,
         )
     labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
     trained = [label for label in labels if parse_probe(label).name != "knn"]

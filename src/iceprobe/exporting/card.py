@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WrapSerializer,
     model_serializer,
     model_validator,
 )
@@ -31,6 +32,11 @@ from iceprobe.tokens import JoinedShape, TokenShape
 FORMAT_VERSION = 1
 CARD = "model.json"
 PROBE, BACKBONE, ONNX = "probe.safetensors", "backbone.safetensors", "model.onnx"
+
+
+def _without_parts(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
+    """A field that came later is left out at its default."""
+    return {key: v for key, v in serialise(shape).items() if (key, v) != ("parts", 1)}
 
 
 class Measured(BaseModel):
@@ -110,7 +116,7 @@ class Card(BaseModel):
     task: str = "classification"
     units: list[str] = []
     spread: list[float] = []
-    layers: dict[int, TokenShape] = {}
+    layers: dict[int, Annotated[TokenShape, WrapSerializer(_without_parts)]] = {}
     depth: int | None = None
 
     @property

@@ -14,6 +14,7 @@ from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.store.assembled import is_given
 from iceprobe.store.recorded import recorded_backbone
+from iceprobe.tasks.registry import get_task
 
 
 @checked
@@ -39,7 +40,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
             f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
             "--format folder"
         )
-    probe = build_for(card.tokens, card.probe, len(card.classes))
+    probe = build_for(card.tokens, card.probe, len(card.classes), task=get_task(card.task))
     remedy = f"install iceprobe {card.versions.get('iceprobe')}"
     load_weights(probe, folder / PROBE, card.probe, remedy)
     model = _model(card, probe, folder, trust)

@@ -101,7 +101,7 @@ def _model(
 ) -> ExportedProbe | TokenProbe:
     fitted, classes = load_fitted(result, manifest.shape, seed), manifest.dataset.classes
     # A copy: the fitted probe may be in use, on a device.
-    probe = build_for(manifest.shape, result.probe, len(classes))
+    probe = build_for(manifest.shape, result.probe, len(classes), task=get_task(result.task))
     probe.load_state_dict(fitted.state_dict())
     if is_given(manifest.backbone.spec):
         return TokenProbe(probe, manifest.shape, classes, task=result.task, units=result.units)

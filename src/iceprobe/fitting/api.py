@@ -343,6 +343,7 @@ def _labels(store: Store, probes: Sequence[str], settings: Fitting) -> list[str]
         store.num_tokens,
         parameters=settings.budget,
         flops=settings.budget_flops,
+        parts=store.shape.parts,
     )
     more = [probe_label(parse_probe(text)) for text in within]
     return labels + [label for label in more if label not in labels]

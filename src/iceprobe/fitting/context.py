@@ -55,7 +55,7 @@ class FitContext:
 
     def build(self, label: str, seed: int | None = None) -> Probe:
         """The probe called ``label`` for these tokens and outputs."""
-        return build_for(self.shape, label, self.num_outputs, seed)
+        return build_for(self.shape, label, self.num_outputs, seed, self.task)
 
     @property
     def warmup_epochs(self) -> float:
@@ -83,6 +83,7 @@ class FitContext:
             whitenings,
             coordinates,
             scaling,
+            self.task,
         )
 
     def kept_for(self, held_out: Feed) -> Keep:

@@ -155,7 +155,7 @@ def forward(groups: list[Group], batch: Batch, training: bool = True) -> list[Te
     Groups whose scores are linear in the tokens put their queries side by side: one product
     scores all of them, one pools all of them (one each for every ε of a LayerNorm that some
     read the tokens through). Narrow tokens (bfloat16, float16) bring autocast up to the
-    descriptors; batch norm, classifiers and losses stay float32.
+    descriptors; batch norm, classifiers and losses stay float32. Of examples in parts a row is one part.
     """
     return [logits for logits, _ in _forward(groups, batch, training)]
 
@@ -180,14 +180,14 @@ def loss_parts(
 def group_losses(groups: list[Group], batch: Batch, task: Task) -> list[Tensor]:
     """The losses of the members of every group, ``(G,)`` a group.
 
-    The task's loss, and the penalties of a probe on its own attention. Groups with penalties share
+    The task's loss, of examples in parts the mean over these, and the penalties of a probe on its own attention. Groups with penalties share
     products among themselves only: `attend_together`, which the others use, keeps no weights. Of a part
     of a batch it is the part's share of the whole batch's loss.
     """
     losses, share = [], len(batch.labels) / batch.images
-    for logits, penalties in _forward(groups, batch, training=True):
-        whole = () if batch.everyone is None else (batch.everyone,)
-        loss = task.loss(logits, batch.labels, *whole)
+    found = _forward(groups, batch, training=True)
+    for group, (logits, penalties) in zip(groups, found, strict=True):
+        loss = task.loss(logits, *batch.targets(group.parts))
         losses.append(loss if penalties is None else loss + share * penalties)
     return losses
 
@@ -275,7 +275,8 @@ def predict(
         if pooled:
             of_pooled = forward(pooled, batch, training=False)
             for one, logits in zip(pooled, of_pooled, strict=True):
-                parts[id(one)].append(task.record(logits, batch.labels, keep))
+                averaged = task.averaged(logits, one.parts)
+                parts[id(one)].append(task.record(averaged, batch.labels, keep))
         for group in groups:
             if isinstance(group, PatchGroup):
                 parts[id(group)] += group.records(batch, task, keep)

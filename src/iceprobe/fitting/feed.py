@@ -38,6 +38,7 @@ class Batch:
 
     Tokens that come in several pieces (`fitting/pieces.py`) are in ``cut``. If several processes share a
     batch, this is the part of one; ``whole`` counts the images of all and ``everyone`` has their targets.
+    Tokens of examples in parts (`TokenShape.parts`) are ``(B · parts, n, D)``; vectors are of whole examples.
     """
 
     inputs: dict[str, Tensor]
@@ -60,6 +61,11 @@ class Batch:
         """All that it holds."""
         of_pieces = (tensor for pieces in self.cut.values() for tensor in pieces.tensors)
         return [*self.inputs.values(), *of_pieces, self.labels]
+
+    def targets(self, parts: int) -> tuple[Tensor, ...]:
+        """Its targets, each once for each of ``parts``; and those of everyone, if processes share it."""
+        found = (self.labels,) if self.everyone is None else (self.labels, self.everyone)
+        return found if parts == 1 else tuple(one.repeat_interleave(parts, 0) for one in found)
 
     @property
     def images(self) -> int:
@@ -102,7 +108,7 @@ class Feed:
         self.copies = len(self.source) // len(split)  # K
         self.measured = 1 if self.source.live else self.copies
         self.device, self.dtype = device, dtype
-        self.cutting = Cutting.reading(split.shape)
+        self.cutting, self.parts = Cutting.reading(split.shape), split.shape.parts
         self.drawn: int | None = None
         self._draw: tuple[int, int] | None = None  # seed and epoch of the drawn tokens
         self.labels = torch.from_numpy(np.asarray(split.labels)[self.rows]).to(device)
@@ -154,6 +160,7 @@ class Feed:
             return alone._sample_of_each(name, rng)
         most = SAMPLED_LIVE if self.source.live else SAMPLED_IMAGES
         drawn = np.sort(rng.permutation(len(self))[:most])
+        rows = self.parts * len(drawn)
         large = self.cutting is not None  # one example at a time
         found, done = torch.empty(0, device=self.device), 0
         for positions in split_batches(drawn, SAMPLED_AT_ONCE):
@@ -161,10 +168,10 @@ class Feed:
             for few in np.split(positions, range(1, len(positions))) if large else [positions]:
                 tokens = alone._input(name, self.rows[few], {})
                 if not len(picked):
-                    places = rng.permutation(tokens.shape[1])[: max(1, SAMPLED // len(drawn))]
+                    places = rng.permutation(tokens.shape[1])[: max(1, SAMPLED // rows)]
                     picked = torch.from_numpy(np.sort(places)).to(tokens.device)
                 if not done:  # allocated whole, so that no parts are concatenated
-                    found = tokens.new_empty(len(drawn) * len(picked), tokens.shape[2])
+                    found = tokens.new_empty(rows * len(picked), tokens.shape[2])
                 part = tokens[:, picked].flatten(0, 1)
                 found[done : done + len(part)] = part
                 done += len(part)
@@ -272,14 +279,15 @@ class Feed:
             mine = rows[places]
             return self._input(name, mine, {} if shared is None else shared), self._mask(name, mine)
 
+        parts = self.parts
         if streamed:
-            return {name: Pieces(cuts, partial(read, name), self.dtype) for name in names}
+            return {name: Pieces(cuts, partial(read, name), self.dtype, parts) for name in names}
         held: dict[str, list[Piece]] = {name: [] for name in names}
         for places in cuts:
             shared: dict[str, Tensor] = {}
             for name in names:
                 held[name].append(read(name, places, shared))
-        return {name: Pieces(cuts, pieces, self.dtype) for name, pieces in held.items()}
+        return {name: Pieces(cuts, pieces, self.dtype, parts) for name, pieces in held.items()}
 
     def _mask(self, name: str, rows: np.ndarray) -> Tensor | None:
         """Which of the tokens of the input ``name`` are some, ``(b, N')``; prefix tokens are."""
@@ -324,7 +332,9 @@ class Feed:
         key = at_layer("patches", layer)
         if key not in read:
             at = {} if layer is None else {"layer": layer}
-            read[key] = self._drawn(self.source.patches(rows, self.device, self.dtype, **at), rows)
+            patches = self._drawn(self.source.patches(rows, self.device, self.dtype, **at), rows)
+            whole = self.parts == 1
+            read[key] = patches if whole else patches.unflatten(1, (self.parts, -1)).flatten(0, 1)
         if name == "patches":
             return [read[key]]
         prefix = small("prefix")[:, :1] if name == "class+patches" else small("prefix")

@@ -7,6 +7,7 @@ from iceprobe.core.checksums import check_file
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.results.fitted import FittedResult
+from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import TokenShape
 
 OPTIMA = ("lbfgs", "closed form")  # how probes are solved for
@@ -21,6 +22,12 @@ def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None
         IceprobeError: for an unknown seed, if no weights were kept, or if their file is missing or
             doesn't fit.
     """
+    parts = result.training.get("parts", 1)
+    if shape.parts != parts:
+        raise IceprobeError(
+            f"{result.probe} was fitted on examples of {parts} parts each (parts=), and these tokens have "
+            f"{shape.parts}: give those of as many"
+        )
     if result.training.get("optimizer") in OPTIMA and len(result.seeds) == 1:
         seed = None  # an optimum is the same for every seed
     if seed is not None and seed not in result.seeds:
@@ -35,7 +42,7 @@ def load_fitted(result: FittedResult, shape: TokenShape, seed: int | None = None
         raise IceprobeError(f"no fitted weights of {result.probe!r} were kept")
     name = result.files.probes[place]
     path = result.run / name
-    probe = build_for(shape, result.probe, result.classes)
+    probe = build_for(shape, result.probe, result.classes, task=get_task(result.task))
     try:
         remedy = "put it back as it was, or fit the run again into another folder"
         check_file(path, result.files.digests.get(name), remedy)

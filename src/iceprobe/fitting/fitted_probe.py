@@ -186,13 +186,9 @@ def logits_of(probes: Sequence[Any], pieces: Pieces) -> Tensor:
     device, dtype = probes[0].classifier.weight.device.type, pieces.dtype
     narrow = dtype in (torch.bfloat16, torch.float16)
     with torch.autocast(device, dtype if narrow else None, enabled=narrow):
-        parts = pieces.each(lambda *piece: [p.pooling(*p.read_tokens(*piece)) for p in probes])
+        parts = pieces.each(lambda *piece: [p.pooling(*p.read_rows(*piece)) for p in probes])
         descriptors = [pieces.joined(of_probe) for of_probe in zip(*parts, strict=True)]
-    logits = [
-        probe.classifier(probe.norm(y.to(probe.classifier.weight.dtype)))
-        for probe, y in zip(probes, descriptors, strict=True)
-    ]
-    return torch.stack(logits)
+    return torch.stack([p.classify(y) for p, y in zip(probes, descriptors, strict=True)])
 
 
 def _edge(choice: Choice, tried: Sequence[float], chosen: float) -> str | None:

@@ -19,6 +19,7 @@ from iceprobe.probes.linear import Linear
 from iceprobe.probes.masks import given
 from iceprobe.probes.pooling import QueryPooling
 from iceprobe.probes.probe import Probe, build_for
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import TokenShape
 
 
@@ -50,11 +51,12 @@ class Group(Stacked):
         whitening: Whitening | None = None,
         coordinates: Coordinates | None = None,
         scaling: tuple[Tensor, Tensor] | None = None,
+        task: Task | None = None,
     ):
         self.members = members
         self.scaling = None if scaling is None else tuple(one.to(device) for one in scaling)
         probes = [
-            build_for(shape, member.probe, num_classes, member.seed).to(device)
+            build_for(shape, member.probe, num_classes, member.seed, task).to(device)
             for member in members
         ]
         self.template = probes[0]
@@ -105,6 +107,11 @@ class Group(Stacked):
     @property
     def input(self) -> str:
         return self.template.input
+
+    @property
+    def parts(self) -> int:
+        """Rows of its input for each example (`TokenShape.parts`)."""
+        return self.template.parts
 
     @property
     def shares_attention(self) -> bool:
@@ -178,7 +185,7 @@ class Group(Stacked):
             if training:
                 images, part = y.shape[1], part_of_batch()
                 if part is not None:
-                    own, images = mean, part.images
+                    own, images = mean, part.images * self.parts
                     mean, var = part.moments(own, var)
                     y = y + (own - mean)[:, None]
                 self._track(mean, var, images)
@@ -307,11 +314,17 @@ def make_groups(
     whitenings: Mapping[str, Whitening] | None = None,
     coordinates: Mapping[str, Coordinates] | None = None,
     scaling: tuple[Tensor, Tensor] | None = None,
+    task: Task | None = None,
 ) -> list[Group]:
-    """One group a probe; ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input."""
+    """One group a probe; ``whitenings`` of pooled vectors and ``coordinates`` of tokens are by input.
+
+    ``task``: whose outputs they are; only fitted probes of examples in parts need it.
+    """
     groups = []
     for probe, alike in by_probe(members).items():
         read = build_for(shape, probe, num_classes).input
         of_vectors, of_tokens = (whitenings or {}).get(read), (coordinates or {}).get(read)
-        groups.append(Group(alike, shape, num_classes, device, of_vectors, of_tokens, scaling))
+        groups.append(
+            Group(alike, shape, num_classes, device, of_vectors, of_tokens, scaling, task)
+        )
     return groups

@@ -87,8 +87,9 @@ def step_memory(
     inputs = {probe.input for probe in built.values()}
     images = -(-images_per_step(context.protocol, num_images) // world().size)
     shape = context.shape
-    sizes = {
-        one: (probe.read.count(shape), probe.read.width(shape)) for one, probe in built.items()
+    sizes = {  # of what is pooled together
+        one: (probe.read.count(shape) // probe.parts, probe.read.width(shape))
+        for one, probe in built.items()
     }
     rows = rows_at_once(
         shape, max((width for _, width in sizes.values()), default=1), context.max_tokens
@@ -97,8 +98,11 @@ def step_memory(
     if context.device.type != "cpu":  # which has another memory to compute with
         return StepMemory(0, 3 * stored_bytes * _read(inputs), images, piece=piece)
     parameters = sum(counts[one] * p.num_parameters()["total"] for one, p in built.items())
-    widest = max((tokens * width for tokens, width in sizes.values()), default=0)
-    parts = {one: kept(one, probe, *sizes[one]) for one, probe in built.items()}
+    widest = max((p.parts * math.prod(sizes[one]) for one, p in built.items()), default=0)
+    parts = {
+        one: [probe.parts * size for size in kept(one, probe, *sizes[one])]
+        for one, probe in built.items()
+    }
     computed = sum(counts[one] * each for one, (each, _) in parts.items())
     computed += max((passing for _, passing in parts.values()), default=0)
     return StepMemory(

@@ -90,6 +90,7 @@ class Pieces:
         cuts: places in the batch of each piece's examples, all of them together.
         pieces: one for each of ``cuts``; or, of a streamed batch, what reads the examples at some places.
         dtype: of the tokens.
+        parts: rows of a piece for each of its examples, one after the other.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class Pieces:
         cuts: Sequence[np.ndarray],
         pieces: list[Piece] | Callable[[np.ndarray], Piece],
         dtype: torch.dtype,
+        parts: int = 1,
     ):
-        self._cuts, self._pieces, self.dtype = list(cuts), pieces, dtype
+        self._cuts, self._pieces, self.dtype, self._parts = list(cuts), pieces, dtype, parts
 
     @classmethod
     def whole(cls, tokens: Tensor) -> "Pieces":
@@ -142,7 +144,8 @@ class Pieces:
 
     def joined(self, parts: Sequence[Tensor], dim: int = 0) -> Tensor:
         """Parts of the pieces, ``(…, b, …)`` each → of the batch, ``(…, B, …)``, in its order."""
-        places = np.concatenate(self._cuts)
+        examples = np.concatenate(self._cuts)[:, None]
+        places = (examples * self._parts + np.arange(self._parts)).reshape(-1)
         whole = parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
         if np.array_equal(places, np.arange(len(places))):
             return whole

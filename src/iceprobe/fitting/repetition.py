@@ -119,6 +119,11 @@ def check(store: Store, request: Request, seeds: Sequence[int], run_seed: int) -
         for label in _trained(request.labels)
     }
     check_request(store, request.labels, trained, request.split)
+    if request.draw_tokens is not None and store.shape.parts > 1:
+        raise IceprobeError(
+            f"draw_tokens={request.draw_tokens}: of the {store.shape.parts} parts of an example, whose outputs are "
+            "averaged, all tokens are read: leave it out"
+        )
     for label in trained:
         check_solved(label, task.name, store["train"].live)
     check_norms({label: probe.pooling for label, probe in trained.items()})
@@ -296,6 +301,7 @@ def _training_record(context: FitContext, fitted: FittedProbe, num_images: int) 
         "run_seed": context.run_seed,
         "device": context.device.type,
         **({"processes": world().size} if world().size > 1 else {}),
+        **({} if context.shape.parts == 1 else {"parts": context.shape.parts}),
     }
     if fitted.solution is not None:
         return {

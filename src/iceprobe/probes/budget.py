@@ -21,6 +21,7 @@ def within_budget(
     *,
     parameters: int | None = None,
     flops: int | None = None,
+    parts: int = 1,
 ) -> list[str]:
     """Specs of the EPs that stay within a budget, the smallest first.
 
@@ -30,6 +31,7 @@ def within_budget(
         num_tokens: N, patch tokens per image.
         parameters: most parameters of pooling and classifier.
         flops: most FLOPs of the whole probe per image.
+        parts: of an image, of which each is projected and classified by itself.
 
     Raises:
         IceprobeError: if none does, with the least that any EP needs.
@@ -46,7 +48,7 @@ def within_budget(
                 continue
             spec = f"ep{queries}" + (f"?out_dim={out_dim}" if narrowing > 1 else "")
             size = dim * out_dim + queries * dim + out_dim * num_classes + num_classes
-            macs = 2 * num_tokens * queries * dim + dim * out_dim + out_dim * num_classes
+            macs = 2 * num_tokens * queries * dim + parts * out_dim * (dim + num_classes)
             grid.append((size, 2 * macs, spec))
     grid.sort()
     most, dearest = parameters or math.inf, flops or math.inf

@@ -28,6 +28,7 @@ from iceprobe.probes.registry import (
     takes_layers,
 )
 from iceprobe.probes.regularisation import Regularisation
+from iceprobe.tasks.task import Task
 from iceprobe.tokens import JoinedTokens, Tokens, TokenShape
 
 
@@ -42,6 +43,9 @@ class Probe(nn.Module):
             (`iceprobe.probes.inputs`).
         batch_norm: whether the descriptor is normalised before the classifier.
         regularisation: terms of the training loss.
+        parts: equal parts of an example's tokens, clips of a video: each is pooled and classified by itself, and the
+            outputs are averaged as ``task`` does it (`Task.averaged`).
+        task: what the outputs are; needed for several parts alone.
 
     Raises:
         IceprobeError: for terms that the pooling doesn't support.
@@ -55,9 +59,12 @@ class Probe(nn.Module):
         input: str = "patches",
         batch_norm: bool = True,
         regularisation: Regularisation | None = None,
+        parts: int = 1,
+        task: Task | None = None,
     ):
         super().__init__()
         self.input, self.read = input, Input.parse(input)
+        self.parts, self.task = parts, task
         self.scale: Tensor | None
         self.register_buffer("scale", None)
         self.regularisation = regularisation or Regularisation()
@@ -71,16 +78,49 @@ class Probe(nn.Module):
 
     def forward(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
         """`Tokens`, or a tensor and its mask as `read_tokens` takes them → logits ``(B, C)``."""
-        descriptor = self.pooling(*self.read_tokens(tokens, mask)).to(self.classifier.weight.dtype)
-        return self.classifier(self.norm(descriptor))
+        return self.classify(self.pooling(*self.read_tokens(tokens, mask)))
+
+    def classify(self, descriptors: Tensor) -> Tensor:
+        """Descriptors ``(B, D_o)``, of an example in parts a row each → logits ``(B, K)``.
+
+        Raises:
+            IceprobeError: of several parts without a task, which says how outputs are averaged.
+        """
+        logits = self.classifier(self.norm(descriptors.to(self.classifier.weight.dtype)))
+        if self.parts == 1:
+            return logits
+        if self.task is None:
+            raise IceprobeError(
+                f"a probe of examples in {self.parts} parts doesn't know how their outputs are averaged: give "
+                "build_for its task="
+            )
+        return self.task.averaged(logits, self.parts)
+
+    def descriptors(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the pooling makes of each example, ``(B, D_o)``; of several parts their mean."""
+        return self.mean_of_parts(self.pooling(*self.read_tokens(tokens, mask)))
 
     def attention(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights ``(B, M, N')`` of the tokens that the pooling reads, 0 in padding.
 
+        Those of an example's parts follow each other, each a share of the whole.
+
         Raises:
             IceprobeError: where the pooling has no learned attention.
         """
-        return self.pooling.attention(*self.read_tokens(tokens, mask))
+        return self.over_parts(self.pooling.attention(*self.read_tokens(tokens, mask)))
+
+    def mean_of_parts(self, rows: Tensor) -> Tensor:
+        """A row for each part ``(B · parts, …)`` → for each example ``(B, …)``."""
+        return rows if self.parts == 1 else rows.unflatten(0, (-1, self.parts)).mean(1)
+
+    def over_parts(self, maps: Tensor) -> Tensor:
+        """Maps of each part ``(B · parts, M, n')`` → of the examples ``(B, M, N')``, divided by the parts."""
+        if self.parts == 1:
+            return maps
+        layers = 1 if self.read.wide else max(1, len(self.read.layers))
+        each = maps.unflatten(-1, (layers, -1)).unflatten(0, (-1, self.parts))
+        return each.permute(0, 2, 3, 1, 4).flatten(2) / self.parts
 
     @property
     def on_mean(self) -> bool:
@@ -99,7 +139,8 @@ class Probe(nn.Module):
 
         b_k is the classifier's bias: positive evidence speaks for the output, negative against it. With a batch
         norm it is relative to the mean descriptor of the training images (`iceprobe.probes.evidence`). Of a
-        number it is in the number's unit. The probe must be in evaluation mode.
+        number it is in the number's unit. Of an example in parts it sums to the mean of their logits. The probe
+        must be in evaluation mode.
 
         Args:
             tokens: of B images.
@@ -123,6 +164,8 @@ class Probe(nn.Module):
             weight = weight * (norm.running_var + norm.eps).rsqrt()
         if outputs is not None:
             weight = weight[torch.as_tensor(outputs, device=weight.device)]
+            if weight.ndim == 3:
+                weight = weight.repeat_interleave(self.parts, 0)
         selected, *real = self.read_tokens(tokens, mask)
         if self.on_mean:  # linear in the mean token, and so a mean over the patches
             for layer in self.read.layers if isinstance(tokens, JoinedTokens) else ():
@@ -132,7 +175,7 @@ class Probe(nn.Module):
                 selected = patches
                 real = list(given(tokens.mask if isinstance(tokens, Tokens) else mask))
             selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
-        return self.pooling.evidence(selected, weight, centre, *real)
+        return self.over_parts(self.pooling.evidence(selected, weight, centre, *real))
 
     def penalty(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
         """What `regularisation` adds to the loss, a mean over images, ``()``.
@@ -165,7 +208,7 @@ class Probe(nn.Module):
 
         A tensor ``(B, N, D)`` is the patch tokens (or all that ``input`` names, concatenated),
         ``(B, D)`` the class token or the mean. ``mask``, ``(B, N)``, is that of a tensor; `Tokens` have
-        their own.
+        their own. Of examples in parts a row is one part: ``(B · parts, n', D)``.
 
         Raises:
             IceprobeError: if the tokens lack what ``input`` names, or a mask is given beside `Tokens`.
@@ -176,8 +219,28 @@ class Probe(nn.Module):
             selected, mask = self._select(tokens)
         else:
             selected, mask = self._as_selected(tokens, mask)
-        selected = selected if self.scale is None else selected * self.scale.to(selected.dtype)
-        return selected, *given(mask)
+        if self.parts > 1:
+            selected = self._cut(selected, mask)
+        return self._scaled(selected), *given(mask)
+
+    def read_rows(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """As `read_tokens`, of a tensor with a row for each part of an example."""
+        selected, mask = self._as_selected(tokens, mask)
+        return self._scaled(selected), *given(mask)
+
+    def _scaled(self, selected: Tensor) -> Tensor:
+        return selected if self.scale is None else selected * self.scale.to(selected.dtype)
+
+    def _cut(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens ``(B, N', D)`` of examples, those of a layer side by side → of their parts ``(B · parts, n', D)``."""
+        layers = 1 if self.read.wide else max(1, len(self.read.layers))
+        if mask is not None or tokens.shape[1] % (layers * self.parts):
+            had = "a mask" if mask is not None else f"{tokens.shape[1]} tokens an example"
+            raise IceprobeError(
+                f"a probe of examples in {self.parts} equal parts got {had}: give tokens as it was fitted on"
+            )
+        each = tokens.unflatten(1, (layers, self.parts, -1))
+        return each.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
     def _as_selected(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         of_tokens = self.read.of_tokens
@@ -260,14 +323,14 @@ class Probe(nn.Module):
         return {"pooling": pooling, "classifier": classifier, "total": pooling + classifier}
 
     def flops(self, num_tokens: int, num_prefix: int = 0) -> int:
-        """FLOPs per image at inference: 2 × multiply–adds of all matrix products.
+        """FLOPs per image at inference, of all its parts: 2 × multiply–adds of all matrix products.
 
         Args:
             num_tokens: N, patch tokens.
             num_prefix: P, prefix tokens of the backbone.
         """
-        macs = self.pooling.macs(self.tokens_read(num_tokens, num_prefix))
-        return 2 * (macs + self.classifier.weight.numel())
+        macs = self.pooling.macs(self.tokens_read(num_tokens // self.parts, num_prefix))
+        return 2 * self.parts * (macs + self.classifier.weight.numel())
 
     def tokens_read(self, num_tokens: int, num_prefix: int) -> int:
         """Number of an image's patch and prefix tokens that a pooling of patches reads."""
@@ -380,13 +443,20 @@ def build(
 
 
 def build_for(
-    shape: TokenShape, spec: Spec | str, num_classes: int, seed: int | None = None
+    shape: TokenShape,
+    spec: Spec | str,
+    num_classes: int,
+    seed: int | None = None,
+    task: Task | None = None,
 ) -> Probe:
     """A probe for tokens of ``shape``; a seed alone determines its initial weights.
 
+    ``task``: what its outputs are, needed of examples in parts.
+
     Raises:
         IceprobeError: as :func:`build`, and if it reads patch tokens and there are none, or names layers
-            that the tokens aren't of, or examples differ in length and it reads no mask.
+            that the tokens aren't of, or examples differ in length and it reads no mask, or are in parts and it
+            reads prefix tokens.
     """
     reads = probe_options(parse_probe(str(spec))).get("input") or ""
     if not shape.num_tokens and reads.endswith("patches"):
@@ -403,20 +473,33 @@ def build_for(
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # of the CPU only: others aren't forked
         spec, values = _resolve(spec, {})
-        return _built(shape, spec, values, num_classes)
+        return _built(shape, spec, values, num_classes, task)
 
 
-def _built(shape: TokenShape, spec: Spec, values: Mapping[str, Any], num_classes: int) -> Probe:
+def _built(
+    shape: TokenShape,
+    spec: Spec,
+    values: Mapping[str, Any],
+    num_classes: int,
+    task: Task | None = None,
+) -> Probe:
     read = input_of(shape, spec)
-    pooling = build_pooling(spec, read.width(shape), shape.grid)
+    pooling = build_pooling(spec, read.width(shape), shape.part_grid)
     if shape.ragged and read.of_tokens:
         _check_reads_masks(pooling, probe_label(spec))
+    if shape.parts > 1 and read.of_tokens and read.names != ("patches",):
+        raise IceprobeError(
+            f"probe {probe_label(spec)!r} reads prefix tokens, and those of examples in parts are one mean over "
+            f"the {shape.parts} parts: take input=patches"
+        )
     return Probe(
         pooling,
         num_classes,
         input=str(read),
         batch_norm=values.get("batch_norm", PROBES[spec.name].batch_norm),
         regularisation=Regularisation(**{term: values.get(term, 0.0) for term in TERMS}),
+        parts=shape.parts if read.of_tokens else 1,
+        task=task,
     )
 
 

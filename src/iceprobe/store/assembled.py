@@ -44,7 +44,12 @@ def given_store(
         name=backbone,
         paradigm="unknown",
         pooled_class=False,
-        identity={"tokens": dict(hashes), "grid": shape.grid, "has_class": shape.has_class},
+        identity={
+            "tokens": dict(hashes),
+            "grid": shape.grid,
+            "has_class": shape.has_class,
+            **({} if shape.parts == 1 else {"parts": shape.parts}),
+        },
         preprocessing={},
     )
     stored_as = next(name for name, one in DTYPES.items() if one == dtype)

@@ -170,9 +170,9 @@ class DatasetRecord(_Record):
 
 def _as_stored(shape: TokenShape, serialise: SerializerFunctionWrapHandler) -> Any:
     """Without ``pooled_class``, and without fields that came later where there is nothing."""
-    later = ("lengths", "coords")
+    later = {"lengths": None, "coords": 0, "parts": 1}
     fields = serialise(shape).items()
-    return {key: v for key, v in fields if key != "pooled_class" and (v or key not in later)}
+    return {key: v for key, v in fields if key != "pooled_class" and v != later.get(key, ...)}
 
 
 def take_pooled_class(record: Any) -> Any:

@@ -103,6 +103,7 @@ def from_tokens(splits: Mapping[str, tuple[Any, Any]], *, call: GivenTokens) -> 
         has_class=call.has_class and count > 0,
         lengths=(int(every.min()), int(every.max())) if ragged else None,
         coords=width(coords[TRAIN]) if coords else 0,
+        parts=call.parts,
     )
     held = {}
     for split, part in dataset.splits.items():
@@ -240,6 +241,7 @@ def _check_tokens(
                 "of one backbone, of equal number and width, or lists of (N_i, D) where examples differ "
                 "in their number"
             )
+    _check_parts(first, call)
     if call.grid is None:
         return
     if isinstance(first, list):
@@ -252,6 +254,27 @@ def _check_tokens(
     if min(call.grid) < 1 or math.prod(call.grid) != first.shape[1]:
         raise IceprobeError(
             f"grid={call.grid} has not {first.shape[1]} tokens: give (rows, columns)"
+        )
+
+
+def _check_parts(first: Held, call: GivenTokens) -> None:
+    """Refuse parts that the tokens can't be cut into."""
+    if call.parts == 1:
+        return
+    had = "examples of several lengths" if isinstance(first, list) else "one vector an example"
+    if isinstance(first, list) or first.ndim == 2:
+        raise IceprobeError(
+            f"parts={call.parts} is of tokens (n, N, D), and X has {had}: leave it out"
+        )
+    along = first.shape[1] if call.grid is None else call.grid[0]
+    if along % call.parts:
+        what = (
+            f"{first.shape[1]} tokens"
+            if call.grid is None
+            else f"{along} first places of grid={call.grid}"
+        )
+        raise IceprobeError(
+            f"parts={call.parts}: {what} have no {call.parts} equal parts, one after the other: give their number"
         )
 
 

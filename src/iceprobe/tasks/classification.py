@@ -10,6 +10,7 @@ their classes (``logits (G, n, 20)``, ``logit_classes (G, n, 20)`` int32) and ``
 float32 of all.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -119,6 +120,10 @@ class Classification(Task):
 
     def num_outputs(self, names: Sequence[str]) -> int:
         return len(names)
+
+    def _averaged(self, outputs: "Tensor") -> "Tensor":
+        """ln mean_p softmax(z_p)."""
+        return outputs.log_softmax(-1).logsumexp(-2) - math.log(outputs.shape[-2])
 
     def targets(self, given: Any, split: str) -> NDArray[np.int64]:
         return class_indices(given, split)

@@ -45,6 +45,12 @@ class Multilabel(Task):
     def num_outputs(self, names: Sequence[str]) -> int:
         return len(names)
 
+    def _averaged(self, outputs: "Tensor") -> "Tensor":
+        """ln p/(1 − p) of p = mean_p σ(z_p)."""
+        from torch.nn.functional import logsigmoid
+
+        return logsigmoid(outputs).logsumexp(-2) - logsigmoid(-outputs).logsumexp(-2)
+
     def targets(self, given: Any, split: str) -> NDArray[np.uint8]:
         return tags(given, split)
 

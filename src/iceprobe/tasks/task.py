@@ -121,6 +121,27 @@ class Task(ABC):
         losses of the parts add up to the whole batch's.
         """
 
+    def averaged(self, outputs: "Tensor", parts: int) -> "Tensor":
+        """Outputs of an example from those of its parts, which a probe reads each by itself.
+
+        Of numbers, and of a task that says nothing else, their mean; of classes and tags the logits of the mean
+        probability.
+
+        Args:
+            outputs: ``(…, B · parts, K)``, those of an example one after the other.
+            parts: of an example, 1 or more.
+
+        Returns:
+            ``(…, B, K)``; of one part ``outputs`` themselves.
+        """
+        if parts == 1:
+            return outputs
+        return self._averaged(outputs.unflatten(-2, (-1, parts)))
+
+    def _averaged(self, outputs: "Tensor") -> "Tensor":
+        """``(…, parts, K)`` → ``(…, K)``."""
+        return outputs.mean(-2)
+
     @abstractmethod
     def record(self, logits: "Tensor", targets: "Tensor", keep: Keep = "everything") -> "Record":
         """The record of some examples, on the CPU.
