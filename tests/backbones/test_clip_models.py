@@ -13,6 +13,8 @@ from iceprobe.backbones import load_backbone
 from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.clips import ArrayClip
+from iceprobe.probes.probe import build_for
+from iceprobe.tasks import get_task
 
 from .builders import perturbed
 
@@ -181,6 +183,16 @@ def test_a_model_for_the_mean_of_its_tokens_has_no_norm(tmp_path) -> None:
         ("ViViT", {"stride": 2, "fps": 3.0}, "stride=2 and fps=3 exclude each other"),
         ("ViViT", {"clips": 0}, "clips=0: take a number above 0"),
         ("VideoMAE", {"num_prefix": 1}, "num_prefix doesn't apply to the model type"),
+        (
+            "VideoMAE",
+            {"averaged": True},
+            "averaged=true is of several clips of a video, and one is",
+        ),
+        (
+            "ViViT",
+            {"clips": 2, "averaged": True, "each": "pooled"},
+            "each=pooled keeps one vector of it: drop one of them",
+        ),
     ],
 )
 def test_what_it_cannot_read_is_refused(name: str, options: dict, error: str, tmp_path) -> None:
@@ -224,6 +236,25 @@ def test_several_clips_lie_side_by_side(name: str, each: str, tmp_path) -> None:
                 patches = torch.stack(vectors, 1)
             assert torch.allclose(found.patches[row : row + 1], patches, atol=1e-5)
             assert torch.allclose(found.prefix[row : row + 1], prefix, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["TimeSformer", "V-JEPA 2"])
+def test_answers_for_several_clips_are_averaged(name: str, tmp_path) -> None:
+    """The same probe on the library's tokens of each clip, and the mean of the probabilities."""
+    model, spec = made(CASES[name], tmp_path)
+    case = CASES[name]
+    backbone, plain = load_backbone(spec, clips=3, averaged=True), load_backbone(spec, clips=3)
+    assert backbone.shape == replace(plain.shape, parts=3)
+    assert {**plain.identity(), "averaged": True} == backbone.identity()
+    assert backbone.at_layers((0, 2)).joined_shape.layers[0].parts == 3
+    probe = build_for(backbone.shape, "clip4", 5, 0, get_task("classification")).eval()
+    one = build_for(load_backbone(spec).shape, "clip4", 5, 0).eval()
+    batch = torch.randn(2, 3 * FRAMES, 3, SIDE, SIDE)
+    with torch.no_grad():
+        clips = model(**{case.name: batch.view(6, FRAMES, 3, SIDE, SIDE)}).last_hidden_state
+        alone = one(in_order(case, clips)[:, case.prefix :])
+        expected = alone.softmax(-1).view(2, 3, 5).mean(1)
+        assert torch.allclose(probe(backbone(batch)).exp(), expected, atol=1e-5)
 
 
 def test_without_a_processor_the_options_say_it(tmp_path) -> None:

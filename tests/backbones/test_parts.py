@@ -12,6 +12,7 @@ from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
 from iceprobe.datasets.clips import ArrayClip
+from iceprobe.probes.probe import build_for
 from tests.native import Patches
 
 MODEL = "bundled:mae-tiny"
@@ -143,9 +144,67 @@ def test_views_of_clips_are_stored(tmp_path) -> None:
     )
 
 
+AVERAGED = f"{MODEL}?frames=2&clips=3&averaged=true"
+
+
+def test_a_store_says_that_its_clips_are_averaged(tmp_path) -> None:
+    store = iceprobe.extract(AVERAGED, clips(), tmp_path, tokens="float32")
+    plain = iceprobe.extract(f"{MODEL}?frames=2&clips=3", clips(), tmp_path, tokens="float32")
+    assert store.path != plain.path
+    assert (store.shape.parts, store.grid, store.shape.part_grid) == (3, (6, 14, 14), (2, 14, 14))
+    first, second = ((one.path / "manifest.json").read_text() for one in (store, plain))
+    assert '"parts": 3' in first
+    assert '"averaged": true' in first
+    assert '"parts": 3' not in second
+    assert "averaged" not in second
+    rows = np.arange(3)
+    assert torch.equal(store["test"].tokens(rows).patches, plain["test"].tokens(rows).patches)
+    assert iceprobe.extract(AVERAGED, clips(), tmp_path, tokens="float32").path == store.path
+
+
+SETTINGS = {"protocol": "paper", "epochs": 1, "seeds": 1, "learning_rates": [0.01]}
+
+
+@pytest.mark.parametrize("layers", ["", "?layers=0,2"])
+def test_a_fit_averages(layers: str, tmp_path) -> None:
+    """Against the fitted probe on the tokens of each clip alone."""
+    if layers:
+        spec = f"{AVERAGED}&layer=0,2"
+        stores = iceprobe.extract_layers(spec, clips(), tmp_path / "stores", tokens="float32")
+        settings = {**SETTINGS, "output": tmp_path / "run"}
+        (result,) = iceprobe.fit(stores, [f"ep2{layers}"], **settings)
+    else:
+        (result,) = iceprobe.probe(AVERAGED, clips(), ["ep2"], **SETTINGS)
+    (module,), several = result.probes, "&layer=0,2" if layers else ""
+    alone = load_backbone(f"{MODEL}?frames=2{several}")
+    one = build_for(alone.joined_shape if layers else alone.shape, result.label, 2)
+    one.load_state_dict(module.state_dict())
+    every = load_backbone(AVERAGED).preprocessing
+    split = clips().splits["test"]
+    found = []
+    for row in range(3):
+        frames = every.transform(split.example(row)).unflatten(0, (3, 2))
+        with torch.no_grad():
+            logits = one.eval()(alone.joined(frames) if layers else alone(frames))
+        found.append(logits.softmax(-1).mean(0))
+    kept = torch.from_numpy(iceprobe.records(result)["logits"][0].astype(np.float32))
+    torch.testing.assert_close(kept.softmax(-1), torch.stack(found), atol=5e-3, rtol=0)
+
+
+def test_one_vector_a_frame_is_averaged_over_clips() -> None:
+    pooled = load_backbone(AVERAGED, each="pooled")
+    assert (pooled.shape.parts, pooled.grid) == (3, (6,))
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"frames": 2, "averaged": True}, "averaged=true is of several clips of a video"),
+        (
+            {"frames": 1, "clips": 2, "averaged": True, "each": "pooled"},
+            "each=pooled keeps one vector of it: drop one of them",
+        ),
+        ({"reads": "bags", "averaged": True}, "averaged=True is of clips and reads=bags of bags"),
         ({"each": "pooled"}, "each=pooled is of examples of several images"),
         ({"stride": 2}, "say how many frames of a video are read, frames=8"),
         ({"frames": 2, "stride": 2, "fps": 1.0}, "stride=2 and fps=1 exclude each other"),
