@@ -37,7 +37,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for what in (work.extraction, work.search, work.training, work.tasks, work.lengths):
+    for what in (work.extraction, work.search, work.training, work.clips, work.tasks, work.lengths):
         what(folder)
     torch.set_num_threads(threads)
     return folder
@@ -55,6 +55,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extraction",
         "search",
         "training",
+        "clips",
         "tasks",
         "lengths",
     )
@@ -78,7 +79,7 @@ def test_neighbours_answer_the_same(alone, together, queries):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["trained", "tasks", "lengths"])
+@pytest.mark.parametrize("name", ["trained", "clips", "tasks", "lengths"])
 def test_members_end_with_the_same_weights(alone, together, name):
     """All of them, statistics of batch norms included; the two processes agree to the bit."""
     one = load_file(alone / f"{name}-0.safetensors")

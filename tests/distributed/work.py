@@ -67,13 +67,22 @@ def search(folder: Path) -> None:
 
 def training(folder: Path) -> None:
     """Joint training in float64; weights, statistics, losses and predictions of all its members."""
+    _train(folder, "trained", TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True))
+
+
+def clips(folder: Path) -> None:
+    """The same of examples in three parts, whose outputs are averaged."""
+    _train(folder, "clips", TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True, parts=3))
+
+
+def _train(folder: Path, name: str, shape: TokenShape) -> None:
     torch.set_default_dtype(torch.float64)
     members = [Member(probe, 3e-3, 0.01, seed) for probe in PROBES for seed in (0, 1)]
     device = torch.device("cpu")
-    shape = TokenShape(DIM, GRID[0] * GRID[1], 1, GRID, has_class=True)
     groups = make_groups(members, shape, CLASSES, device)
     inputs = {"patches", "class", "mean"}
     split, dtype = planted(IMAGES, seed=0), torch.float64
+    split.shape = shape
     feed = Feed(split, np.arange(len(split)), inputs, device, dtype)
     trainer = JointTrainer(groups, "adamw", steps=15, warmup=2)
     found = {}
@@ -87,7 +96,7 @@ def training(folder: Path) -> None:
     recorded = predict_all(groups, few, STEP, task)
     found["few"] = torch.stack([record["predicted"] for record in recorded])
     torch.set_default_dtype(torch.float32)
-    _save(folder, "trained", found)
+    _save(folder, name, found)
 
 
 def tasks(folder: Path) -> None:

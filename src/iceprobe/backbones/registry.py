@@ -196,9 +196,9 @@ def load_backbone(backbone: "str | nn.Module", **options: Any) -> "Backbone":
             (how it was pre-trained, if neither its name nor its file shows it), ``pretrained``
             (``False``: timm's random initialisation, seeded; a tag for open_clip), ``entry`` and
             ``weights`` (of a torch.hub repository), ``trust`` (whether a model's code may run);
-            ``frames``, ``stride``, ``fps``, ``clips``, ``each`` and ``reads``, by which any backbone reads
-            videos, or bags of images (docs/clips.md); ``seconds``, the longest piece
-            of a recording that is read (docs/sound.md).
+            ``frames``, ``stride``, ``fps``, ``clips``, ``averaged``, ``each`` and ``reads``, by which any
+            backbone reads videos, or bags of images (docs/clips.md); ``seconds``, the longest piece of a
+            recording that is read (docs/sound.md).
 
     Raises:
         IceprobeError: for an unknown source, name or option, for weights that aren't available or
