@@ -101,6 +101,17 @@ def test_frames_are_those_that_were_read(frames: int, each: str, tmp_path) -> No
     assert len(found.shown) == min(frames, 6)
 
 
+OF_PARTS = "of a probe that reads the parts of an example each by itself: to the mean of theirs"
+
+
+def test_maps_of_averaged_clips_lie_over_all_of_them(tmp_path) -> None:
+    spec = "bundled:mae-tiny?frames=2&clips=2&averaged=true"
+    store = iceprobe.extract(spec, shades(), tmp_path / "features")
+    album, page = checked(store, fitted(store, tmp_path / "run"), tmp_path)
+    assert album.strips[0].size == (4 * 56, 56)
+    assert OF_PARTS in page
+
+
 def test_a_report_of_clips_has_strips(tmp_path) -> None:
     store = iceprobe.extract("bundled:mae-tiny?frames=3", shades(), tmp_path / "features")
     results = fitted(store, tmp_path / "run")
@@ -109,6 +120,7 @@ def test_a_report_of_clips_has_strips(tmp_path) -> None:
         "Test clips as the backbone saw them, of each clip up to six moments side by side" in page
     )
     assert album.strips[0].size == (3 * 56, 56)
+    assert OF_PARTS not in page
     with pytest.raises(
         IceprobeError, match=r"lie on a grid: leave it out \(the report has their maps\)"
     ):
