@@ -215,10 +215,11 @@ def test_certain_answers_stay_finite():
 
 
 @pytest.fixture(scope="module")
-def fitted():
+def fitted(tmp_path_factory):
     together, alone = stores(n=60)
     labels = ["knn", "linear?input=mean", "ep4", "clip4", "delf"]
-    return together, alone, iceprobe.fit(together, labels, **SETTINGS)
+    output = tmp_path_factory.mktemp("fitted") / "run"
+    return together, alone, iceprobe.fit(together, labels, **SETTINGS, output=output)
 
 
 def test_a_fit_predicts_the_mean_probability_of_its_clips(fitted):
@@ -239,12 +240,12 @@ def test_a_fit_predicts_the_mean_probability_of_its_clips(fitted):
         assert result.num_tokens == CLIPS * EACH
 
 
-def test_vectors_are_those_of_the_whole_example(fitted):
+def test_vectors_are_those_of_the_whole_example(fitted, tmp_path):
     """k-NN and linear probes read the mean over all clips, as without parts."""
     together, _, results = fitted
     plain = iceprobe.from_tokens({"train": videos(60, 0), "test": videos(18, 1)}, grid=GRID)
     assert torch.equal(plain["test"].mean, together["test"].mean)
-    same = iceprobe.fit(plain, ["knn", "linear?input=mean"], **SETTINGS)
+    same = iceprobe.fit(plain, ["knn", "linear?input=mean"], **SETTINGS, output=tmp_path / "run")
     for mine, theirs in zip(results[:2], same, strict=True):
         assert mine.top1.values == theirs.top1.values
         for name, field in iceprobe.records(theirs).items():
