@@ -13,6 +13,7 @@ from iceprobe.backbones import Preprocessing, load_backbone
 from iceprobe.backbones.kinds import Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets import load_dataset
+from iceprobe.datasets.bags import bags_below
 from iceprobe.reporting.attention import check_maps
 from iceprobe.store.noted import assumed_of_files
 
@@ -228,3 +229,24 @@ def test_attention_of_bags_is_written_where_their_images_lie(tmp_path) -> None:
         assert file["attention_scores"].shape == (2, 1)
     with pytest.raises(IceprobeError, match="tokens of bags lie on no grid"):
         check_maps(store, "test")
+
+
+def test_folders_of_a_folder_are_bags(tmp_path) -> None:
+    """In the order of their images' paths, in which a blank and a dash come before a slash."""
+    sizes = {"a": 2, "a b": 1, "a-": 3}
+    for number, (name, count) in enumerate(sizes.items()):
+        (tmp_path / name).mkdir()
+        for k in range(count):
+            Image.fromarray(tile(10 * number + k)).save(tmp_path / name / f"{k}.png")
+    split = bags_below(tmp_path)
+    assert split.names == ["a b", "a-", "a"]
+    assert split.parts.tolist() == [1, 3, 2]
+    for row, number in enumerate((1, 2, 0)):
+        bag = split.example(row)
+        for k in range(len(bag)):
+            assert np.array_equal(np.asarray(bag.image(k)), tile(10 * number + k))
+    Image.fromarray(tile(1)).save(tmp_path / "loose.png")
+    with pytest.raises(
+        IceprobeError, match=r"'loose.png' isn't directly inside one of the folders"
+    ):
+        bags_below(tmp_path)

@@ -7,8 +7,11 @@ are alike in all of its rows.
 import hashlib
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import Split
 from iceprobe.datasets.cells import Rows, class_name, kind_of, number, plain
+from iceprobe.datasets.folder import unlabelled
 from iceprobe.datasets.pixels import Reading, Seen, note, seen
 
 if TYPE_CHECKING:
@@ -111,6 +115,24 @@ class BagSplit(Split):
         if self._coords is not None:
             what.append(self._coords.tolist())
         return hashlib.sha256(json.dumps([*what, self.names]).encode()).hexdigest()
+
+
+def bags_below(folder: str | Path) -> BagSplit:
+    """The folders in ``folder``, each a bag of the images that lie directly in it; all labels are −1.
+
+    Raises:
+        IceprobeError: as of `unlabelled`, and if an image lies elsewhere.
+    """
+    tiles = unlabelled(folder)
+    for name in tiles.names:
+        if name.count(os.sep) != 1:
+            raise IceprobeError(
+                f"image {name!r} isn't directly inside one of the folders in {str(folder)!r}, each of which is a "
+                "bag: move it into its bag's"
+            )
+    counts = Counter(os.path.dirname(name) for name in tiles.names)  # paths are sorted
+    labels = np.full(len(counts), -1)
+    return BagSplit("bags", list(counts), tiles, list(counts.values()), outputs=[], labels=labels)
 
 
 @dataclass(frozen=True)

@@ -122,23 +122,24 @@ def load_files(name: str, spec: str, asked: FolderOptions, contents: Contents) -
     return _with_splits(root, layout, label, spec, contents)
 
 
-def unlabelled(folder: str | Path) -> FileSplit:
-    """Every image at any depth below a folder, ordered by path; all labels are −1.
+def unlabelled(folder: str | Path, contents: Contents = IMAGES) -> FileSplit:
+    """Every file of ``contents`` at any depth below a folder, ordered by path; all labels are −1.
 
     Raises:
-        IceprobeError: if the folder is missing, can't be read, or holds no image.
+        IceprobeError: if the folder is missing, can't be read, or holds none.
     """
-    root = _located(folder)
+    root, what = _located(folder), f"{contents.what}s"
     if not root.is_dir():
-        raise IceprobeError(f"no folder {str(folder)!r}: name one that holds images")
-    found, others = images_below(root)
+        raise IceprobeError(f"no folder {str(folder)!r}: name one that holds {what}")
+    found, others = images_below(root, contents.endings)
     if not found:
         raise IceprobeError(
-            f"folder {str(folder)!r} holds no image ({', '.join(EXTENSIONS)}): put some in it"
+            f"folder {str(folder)!r} holds no {contents.what} ({', '.join(contents.endings)}): put some in it"
         )
     if others:
-        log_assumptions([f"folder {str(root)!r}: {left_out(below(root, others), len(found))}"])
-    return FileSplit("images", root, below(root, found), np.full(len(found), -1))
+        said = left_out(below(root, others), len(found), contents.source, what)
+        log_assumptions([f"folder {str(root)!r}: {said}"])
+    return contents.split(what, root, below(root, found), np.full(len(found), -1))
 
 
 def listing(

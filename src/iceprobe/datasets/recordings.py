@@ -103,11 +103,13 @@ class SoundSplit(FileSplit):
         return mel_picture(*self.example(index).samples())
 
 
+FILES = Contents("audio", "recording", SOUNDS, SoundSplit)
+
+
 def load_sounds(name: str, *, spec: str, **options: Any) -> Dataset:
     """Load ``audio:DIR``; the options are those of `FolderOptions`.
 
     Raises:
         IceprobeError: as of ``folder:``, and if soundfile isn't installed.
     """
-    contents = Contents("audio", "recording", SOUNDS, SoundSplit)
-    return load_files(name, spec, FolderOptions(**options), contents)
+    return load_files(name, spec, FolderOptions(**options), FILES)

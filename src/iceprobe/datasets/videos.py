@@ -28,11 +28,13 @@ class VideoSplit(FileSplit):
         return self.example(index).middle()
 
 
+FILES = Contents("video", "video", VIDEOS, VideoSplit)
+
+
 def load_videos(name: str, *, spec: str, **options: Any) -> Dataset:
     """Load ``video:DIR``; the options are those of `FolderOptions`.
 
     Raises:
         IceprobeError: as of ``folder:``, and if PyAV isn't installed.
     """
-    contents = Contents("video", "video", VIDEOS, VideoSplit)
-    return load_files(name, spec, FolderOptions(**options), contents)
+    return load_files(name, spec, FolderOptions(**options), FILES)
