@@ -23,11 +23,16 @@ def layout_of(store: "Store") -> Layout | None:
     """
     if not store.has_patches:
         return None
-    if _kind(store) == "sound":
+    return layout_of_tokens(_kind(store), store.grid, own_grids=not without_grid(store))
+
+
+def layout_of_tokens(kind: str, grid: tuple[int, ...] | None, *, own_grids: bool) -> Layout:
+    """The same of examples of a ``kind`` and the ``grid`` of all; ``own_grids``: each example may have one."""
+    if kind == "sound":
         return "spectrogram"
-    if without_grid(store):
+    if grid is None and not own_grids:
         return "bag"
-    return "moments" if _kind(store) == "clip" and len(store.grid or ()) != 2 else "grid"
+    return "moments" if kind == "clip" and len(grid or ()) != 2 else "grid"
 
 
 def without_grid(store: "Store") -> bool:

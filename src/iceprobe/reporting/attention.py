@@ -154,7 +154,7 @@ class Album:
     @property
     def frames(self) -> int:
         """Frames of each of ``strips``."""
-        return len(self.moments.shown) if isinstance(self.moments, Moments) else 1
+        return 1 if self.moments is None else self.moments.aside
 
     def overlays(self, maps: Tensor, *, strips: bool = False) -> list[list[str]]:
         """Maps ``(B, K, N)`` over the images, K pictures an image; over ``strips`` of clips if asked."""

@@ -172,6 +172,12 @@ def side_by_side(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
     return row
 
 
+def below_each_other(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Pictures of equal width in a column on white, ``gap`` pixels apart."""
+    turn = Image.Transpose.TRANSPOSE
+    return side_by_side([picture.transpose(turn) for picture in pictures], gap).transpose(turn)
+
+
 def picture_uri(picture: Image.Image, kind: str = "JPEG", quality: int = 82) -> str:
     """A picture as a data URI."""
     buffer = io.BytesIO()

@@ -36,6 +36,7 @@ class Spectrograms:
     strips: list[Image.Image]
     grid: tuple[int, int] | None
     lengths: NDArray[np.int64] | None
+    aside: ClassVar[int] = 1  # pictures of each of `strips`
     said: ClassVar[str] = (
         "spectrograms of all that it read, padding too: time runs to the right, pitch upwards"
     )

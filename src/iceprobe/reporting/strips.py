@@ -4,6 +4,7 @@ Tokens of a clip lie in a grid ``(T, H, W)``, or ``(T,)`` where a frame is one t
 shown on the first of them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from iceprobe.backbones.clip_preprocessing import ClipPreprocessing
 from iceprobe.backbones.kinds import ExamplePreprocessing
+from iceprobe.datasets.base import Split
 from iceprobe.reporting.pictures import side_by_side
 from iceprobe.store.format import listed_as
 
@@ -37,6 +39,11 @@ class Moments:
     shown: list[int]
     frames: list[list[Image.Image]]
     said: ClassVar[str] = "of each clip up to six moments side by side"
+
+    @property
+    def aside(self) -> int:
+        """Frames of each of :attr:`strips`."""
+        return len(self.shown)
 
     @property
     def middle(self) -> list[Image.Image]:
@@ -68,13 +75,28 @@ def moments(store: "Store", split: str, rows: NDArray[np.int64]) -> Moments:
         IceprobeError: if the clips can't be found or read.
     """
     preprocessing = ExamplePreprocessing.from_dict(store.manifest.backbone.preprocessing)
+    source = store.dataset().splits[listed_as(split)]
+    return moments_of(preprocessing, source, store[split].index[rows].tolist(), store.grid)
+
+
+def moments_of(
+    preprocessing: ExamplePreprocessing,
+    split: Split,
+    rows: Iterable[int],
+    grid: tuple[int, ...] | None,
+) -> Moments:
+    """Of the clips of a data set, whose tokens lie on a ``grid``.
+
+    Raises:
+        IceprobeError: if one can't be read.
+    """
     assert isinstance(preprocessing, ClipPreprocessing)
-    time, height, width = (*(store.grid or ()), 1, 1)[:3]
+    time, height, width = (*(grid or ()), 1, 1)[:3]
     count = min(MOST, time)
     shown = [int((step + 0.5) * time / count) for step in range(count)]
-    source, found = store.dataset().splits[listed_as(split)], []
-    for row in store[split].index[rows].tolist():
-        clip = source.example(row)
+    found = []
+    for row in rows:
+        clip = split.example(row)
         read = preprocessing.indices(clip)
         frames = clip.frames([read[step * len(read) // time] for step in shown])
         found.append([preprocessing.crop(Image.fromarray(frame)) for frame in frames])
