@@ -192,7 +192,7 @@ class Tokens:
         if self.has_class and p == 0:
             raise ValueError("has_class is set but there is no prefix token")
         for name, vector in self.vectors.items():
-            if vector.ndim != 2 or len(vector) != b:
+            if vector.ndim != 2 or vector.shape[0] != b:  # len() would fix it in an exported graph
                 raise ValueError(f"vector {name!r} {tuple(vector.shape)} is not of shape ({b}, D')")
         if self.mask is not None and tuple(self.mask.shape) != (b, n):
             raise ValueError(f"mask {tuple(self.mask.shape)} is not of shape {(b, n)}")

@@ -43,6 +43,15 @@ def test_every_probe_gives_the_same_logits_in_onnxruntime(probe, tmp_path):
         torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_with_vectors_of_its_own_takes_any_batch(tmp_path):
+    spec = "timm:test_resnet?pretrained=false&image_size=32"
+    model = untrained(spec, "linear?input=mean", ["a", "b", "c"])
+    write_onnx(model, tmp_path)
+    for batch in (1, 5):
+        images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
+        torch.testing.assert_close(logits(tmp_path, images), model(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_real_backbone_with_its_fitted_probe(results, clutter, tmp_path):
     folder = iceprobe.export(results["ep12"], tmp_path / "out", format="onnx")

@@ -50,6 +50,11 @@ class Joining:
         """What determines the tokens and how they are read, of a backbone's identity."""
         return {"each": self.each} | ({} if self.averaged == 1 else {"averaged": True})
 
+    def pieces(self, examples: Inputs) -> Sequence[Tensor]:
+        """The parts of the examples in batches of `AT_ONCE`; in one where a graph is exported for any number."""
+        parts = self.inputs(examples)
+        return [parts] if torch.compiler.is_exporting() else parts.split(AT_ONCE)
+
     def inputs(self, examples: Inputs) -> Tensor:
         """``(B, L, C, S, S)``, ``(B, L · T, C, S, S)`` or ragged examples → the parts, one after the other."""
         if isinstance(examples, Ragged):
@@ -126,8 +131,8 @@ class PartReader(nn.Module):
 
     def forward(self, examples: Inputs) -> Tokens:
         """Tokens of ``(B, L, C, S, S)`` or ragged examples."""
-        pieces = self.joining.inputs(examples).split(AT_ONCE)
-        return self.joining.tokens(_together([self.reader(piece) for piece in pieces]), examples)
+        found = [self.reader(piece) for piece in self.joining.pieces(examples)]
+        return self.joining.tokens(_together(found), examples)
 
 
 class LayersOfParts(LayerReader):
@@ -141,7 +146,7 @@ class LayersOfParts(LayerReader):
 
     def forward_layers(self, examples: Inputs) -> list[Tokens]:
         """Tokens of ``(B, L, C, S, S)`` or ragged examples, one for each of ``layers``."""
-        pieces = self.joining.inputs(examples).split(AT_ONCE)
+        pieces = self.joining.pieces(examples)
         found = zip(*(self.reader.forward_layers(piece) for piece in pieces), strict=True)
         return [self.joining.tokens(_together(one), examples) for one in found]
 

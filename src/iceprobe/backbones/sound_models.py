@@ -168,7 +168,8 @@ def clap_map(model: Any, output: Any, position: int) -> Tensor:
 
 def clap_inputs(model: Any, features: Tensor) -> dict[str, Any]:
     """No recording is longer than the window, so nothing is fused."""
-    longer = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+    shape = (features.shape[0], 1)  # len() would fix it in an exported graph
+    longer = torch.zeros(shape, dtype=torch.bool, device=features.device)
     return {"input_features": features, "is_longer": longer}
 
 
