@@ -462,7 +462,7 @@ class SegmentCall(Segmentation, Folder, Call):
 
 
 class Prediction(Settings):
-    """How an exported probe is run on images: ``iceprobe.exporting.predict``."""
+    """How an exported probe is run on images or other examples: ``iceprobe.exporting.predict``."""
 
     EARLIER: ClassVar = {"amp": "forward_dtype", "batch_size": "forward_batch_size"}
 
@@ -699,7 +699,15 @@ class SegmentRun(Segmentation, Storing, OneSource, Folder):
 class PredictRun(Prediction):
     """``iceprobe predict``."""
 
-    images: Annotated[Path, Option("A folder with images at any depth.", WHAT)]
+    EARLIER: ClassVar = {**Prediction.EARLIER, "images": "examples"}
+
+    examples: Annotated[
+        Path,
+        Option(
+            "A folder with images, videos or recordings at any depth; of bags with a folder a bag.",
+            WHAT,
+        ),
+    ]
     output: Annotated[Path, Option("The table (predictions.csv).", WHAT)] = Path("predictions.csv")
 
 

@@ -91,7 +91,7 @@ WRONG = {
     "no such folder": (["predict", "none", "--images", "images"], ["none", "iceprobe export"]),
     "no images": (["predict", "model", "--images", "empty"], ["empty", "no image"]),
     "no such images": (["predict", "model", "--images", "none"], ["none"]),
-    "images not said": (["predict", "model"], ["--images"]),
+    "images not said": (["predict", "model"], ["--examples"]),
     "damaged": (["predict", "model", "--images", "images"], ["backbone.safetensors", "damaged"]),
     "maps aren't empty": (
         ["predict", "model", "--images", "images", "--maps", "images"],

@@ -1,4 +1,4 @@
-"""``iceprobe predict``: an exported probe on a folder of images."""
+"""``iceprobe predict``: an exported probe on a folder of images or other examples."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from iceprobe import exporting
+from iceprobe.backbones.kinds import singular
 from iceprobe.cli.config import resolve
 from iceprobe.cli.console import Bars, say
 from iceprobe.cli.paths import check_file, check_writable
@@ -22,15 +23,18 @@ def predict(
 ) -> None:
     """Predict of every image below a folder, and draw where the probe looked.
 
-    The table is CSV: file, class, probability, then the next classes with theirs. Of tags it has the
+    Of videos or recordings if the probe reads these; of a probe of bags every folder in the folder is a bag.
+
+    The table is CSV: file (of bags example), class, probability, then the next classes with theirs. Of tags it has the
     probability of each in a column of its name, or with --top those of the highest as of classes; of numbers
     each in a column of its name and unit.
 
     \b
     Examples:
-      iceprobe predict models/birds --images /data/unsorted
-      iceprobe predict models/birds --images /data/unsorted --output birds.csv --maps maps
-      iceprobe predict models/birds --images /data/unsorted --top 1 --on-bad-image skip
+      iceprobe predict models/birds --examples /data/unsorted
+      iceprobe predict models/birds --examples /data/unsorted --output birds.csv --maps maps
+      iceprobe predict models/birds --examples /data/unsorted --top 1 --on-bad-image skip
+      iceprobe predict models/words --examples /data/recorded
     """
     config = resolve(PredictRun, given)
     check_file(config.output, "--output")
@@ -39,7 +43,8 @@ def predict(
     with Bars() as progress:
         model = exporting.load_probe(folder, trust=trust)
         settings = part_of(config, Prediction)
-        done = exporting.predict(model, config.images, config.output, settings, progress=progress)
+        done = exporting.predict(model, config.examples, config.output, settings, progress=progress)
     if config.maps is not None:
-        say(f"{config.maps.resolve()}: {', '.join(['the image', *done.maps])}")
+        what = f"the {singular(model.preprocessing.kind)}"
+        say(f"{config.maps.resolve()}: {', '.join([what, *done.maps])}")
     say(config.output.resolve())

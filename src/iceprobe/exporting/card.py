@@ -78,12 +78,12 @@ class Card(BaseModel):
         input: the tokens that it reads.
         seed: of the exported fit.
         num_classes, classes: K names of classes, tags or numbers, in the order of the outputs.
-        shape: of the tokens of one image; of several layers, the deepest's.
+        shape: of the tokens of one example; of several layers, the deepest's.
         backbone: its spec, its preprocessing, and its identity with the hash of the weights.
         amp: dtype of the forward pass that made the training tokens.
         measured: its score.
         store: identity of the feature store of the fit.
-        check: outputs ``(K,)`` for the picture of :func:`iceprobe.exporting.exported.check_image`.
+        check: outputs ``(K,)`` for the example of :func:`iceprobe.exporting.exported.check_input`.
         versions: of iceprobe and its libraries at the export.
         files: name → sha256 of every other file of the folder.
         reading: options by which image files are read (`iceprobe.datasets.pixels.Reading`).

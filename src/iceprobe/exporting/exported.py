@@ -1,4 +1,4 @@
-"""An exported probe: images → outputs.
+"""An exported probe: images, or other examples → outputs.
 
 outputs = probe(backbone(images))        logits of classes or tags, or numbers in the target's unit
 """
@@ -6,21 +6,20 @@ outputs = probe(backbone(images))        logits of classes or tags, or numbers i
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from iceprobe.backbones import Backbone, NativePreprocessing, Preprocessing
-from iceprobe.backbones.kinds import Inputs, Ragged, batched
+from iceprobe.backbones import Backbone
+from iceprobe.backbones.kinds import ExamplePreprocessing, Inputs, Ragged, batched, singular
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.base import BadImage
-from iceprobe.datasets.files import FileSplit
-from iceprobe.datasets.pixels import Reading, Seen, Unreadable, finished
+from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import Card
+from iceprobe.exporting.examples import opened, way_of
 from iceprobe.probes.probe import Probe
 from iceprobe.tasks.registry import get_task
 from iceprobe.tasks.task import Task
@@ -31,14 +30,12 @@ from iceprobe.tokens import Tokens, TokenShape
 TOLERANCE = 0.01
 TOP = 5  # classes that `predict` names
 
-Picture = Image.Image | str | os.PathLike[str]
-
 
 class ExportedProbe(nn.Module):
     """A frozen backbone with a fitted probe, in evaluation mode.
 
     Attributes:
-        backbone: images → tokens.
+        backbone: images, or other examples → tokens.
         probe: tokens → outputs.
         classes: K names of classes, tags or numbers.
         task: what the outputs are.
@@ -67,17 +64,14 @@ class ExportedProbe(nn.Module):
         self.eval().requires_grad_(False)
 
     @property
-    def preprocessing(self) -> Preprocessing | NativePreprocessing:
-        """``preprocessing.transform(image)`` is an input of ``forward``, ``(C, S, S)``."""
-        own = self.backbone.preprocessing
-        if isinstance(own, NativePreprocessing):
-            return own
-        return self.backbone.of_images("an exported probe")
+    def preprocessing(self) -> ExamplePreprocessing:
+        """``preprocessing.transform(image)`` is an input of ``forward``, ``(C, S, S)`` of images of one size."""
+        return self.backbone.preprocessing
 
     def forward(self, images: Inputs) -> Tensor:
-        """Normalised images ``(B, C, S, S)`` → logits or numbers ``(B, K)``.
+        """Normalised images ``(B, C, S, S)``, or other examples as ``preprocessing`` makes them → ``(B, K)``.
 
-        Of images of their own shape: a `Ragged` of their patches.
+        Of examples that differ in their length: a `Ragged`, ``batched`` of them (`iceprobe.backbones.kinds`).
         """
         return self.probe(self.tokens(images))
 
@@ -93,17 +87,17 @@ class ExportedProbe(nn.Module):
 
     @torch.no_grad()
     def checked(self) -> Tensor:
-        """Outputs ``(K,)`` for :func:`check_image`, by which a loaded model is compared."""
-        return self(check_image(self.preprocessing).to(self.backbone.device))[0].float().cpu()
+        """Outputs ``(K,)`` for :func:`check_input`, by which a loaded model is compared."""
+        return self(check_input(self.preprocessing).to(self.backbone.device))[0].float().cpu()
 
     @torch.no_grad()
-    def attention(self, images: Tensor) -> Tensor:
+    def attention(self, images: Inputs) -> Tensor:
         """Attention weights ``(B, M, N)`` of each predictor over the tokens that the probe reads.
 
         Prefix tokens, if it reads them, come before the patches.
 
         Args:
-            images: normalised, ``(B, C, S, S)``.
+            images: as of :meth:`forward`.
 
         Raises:
             IceprobeError: if the probe has no attention.
@@ -112,20 +106,24 @@ class ExportedProbe(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, images: Picture | Sequence[Picture], *, top: int | None = None, batch_size: int = 64
+        self, images: Any, *, top: int | None = None, batch_size: int = 64
     ) -> list[list[tuple[str, float]]]:
-        """What it predicts of each picture: names with probabilities, best first, or with numbers.
+        """What it predicts of each example: names with probabilities, best first, or with numbers.
 
         Args:
-            images: pictures or paths, or one of them.
+            images: pictures of PIL or paths, or one of them. Paths of videos or of recordings where the backbone
+                reads these; of a backbone of bags a list of lists of pictures or paths, which are read one
+                bag at a time.
             top: how many classes (5), or tags (all). Numbers are all given, in their order and the
                 target's unit (``units``).
             batch_size: images per forward pass.
 
         Raises:
-            IceprobeError: for anything else, a number below 1, or ``top`` of numbers.
-            BadImage: if a file can't be read as an image.
+            IceprobeError: for anything else, a number below 1, ``top`` of numbers, or an example that can't be
+                made ready.
+            BadImage: if a file can't be read.
         """
+        kind = self.preprocessing.kind
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
         most = most_readings(self.task, len(self.classes), top)
@@ -133,14 +131,26 @@ class ExportedProbe(nn.Module):
             if not isinstance(number, int) or number < 1:
                 raise IceprobeError(f"{name}={shown(number)}: give a whole number from 1 up")
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-            raise IceprobeError(f"images={shown(images)}: give pictures of PIL or paths, in a list")
+            what = "pictures of PIL or paths" if kind == "image" else f"each {way_of(kind).give}"
+            raise IceprobeError(f"images={shown(images)}: give {what}, in a list")
+        at_once = 1 if kind == "bag" else batch_size  # a bag may have any number of images
         found = []
-        for first in range(0, len(images), batch_size):
-            pictures = [opened(image, self.reading) for image in images[first : first + batch_size]]
-            pixels = batched([self.preprocessing.transform(picture) for picture in pictures])
-            outputs = self(pixels.to(self.backbone.device))
+        for first in range(0, len(images), at_once):
+            inputs = batched([self._input(one) for one in images[first : first + at_once]])
+            outputs = self(inputs.to(self.backbone.device))
             found += self.task.readings(outputs, self.classes, most)
         return found
+
+    def _input(self, given: Any) -> Inputs:
+        kind = self.preprocessing.kind
+        example = opened(kind, given, self.reading)
+        try:
+            return self.preprocessing.transform(example)
+        except BadImage:
+            raise
+        except IceprobeError as error:
+            name = shown(os.fspath(given) if isinstance(given, os.PathLike) else given)
+            raise IceprobeError(f"{singular(kind)} {name} can't be made ready ({error})") from error
 
 
 def what_of(task: Task) -> str:
@@ -176,31 +186,13 @@ def same_outputs(found: Tensor, expected: Tensor, spread: Sequence[float] = ()) 
     return bool(((found - expected).abs() <= tolerance).all())
 
 
-def check_image(preprocessing: Preprocessing | NativePreprocessing) -> Inputs:
-    """A picture that is the same on every machine: one sine wave over all pixels, ``(1, C, S, S)``.
+def check_input(preprocessing: ExamplePreprocessing) -> Inputs:
+    """An example that is the same on every machine: one sine wave over all numbers of the blank one.
 
-    Of images of their own shape: over the patches of one of the most tokens.
+    What isn't 0 in that stays: it says what is there.
     """
     blank = preprocessing.blank()
     values = blank.values if isinstance(blank, Ragged) else blank
     wave = torch.linspace(0, 50, values.numel(), dtype=torch.float64).sin().float()
-    wave = wave.view(values.shape)
+    wave = torch.where(values == 0, wave.view(values.shape), values)
     return replace(blank, values=wave) if isinstance(blank, Ragged) else wave
-
-
-def opened(image: Picture, reading: Reading) -> Image.Image:
-    """A picture or file, read by the rules for a data set's files (docs/images.md)."""
-    if isinstance(image, Image.Image):
-        try:
-            return finished(image, reading, Seen())
-        except Unreadable as error:
-            name = getattr(image, "filename", "") or f"a picture of mode {image.mode}"
-            raise BadImage(f"{name} {error}") from error
-    if not isinstance(image, str | os.PathLike):
-        raise IceprobeError(
-            f"an image is a {type(image).__name__}: give a picture of PIL (Image.fromarray(…) makes "
-            "one) or a path"
-        )
-    split = FileSplit("images", Path(), [os.fspath(image)], np.array([-1]))
-    split.reading = reading
-    return split.image(0)

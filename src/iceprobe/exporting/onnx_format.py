@@ -1,4 +1,4 @@
-"""``model.onnx``: images, or tokens and their mask → logits or values for any runtime.
+"""``model.onnx``: images or clips, or tokens and their mask → logits or values for any runtime.
 
 The batch is dynamic, and so is the number of tokens where the probe was fitted on several.
 
@@ -9,14 +9,16 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from iceprobe.backbones.kinds import plural
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.decoding import one_line
 from iceprobe.exporting.card import ONNX
-from iceprobe.exporting.exported import ExportedProbe, check_image, same_outputs, what_of
+from iceprobe.exporting.exported import ExportedProbe, check_input, same_outputs, what_of
 from iceprobe.exporting.of_tokens import TokenProbe, check_tokens
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -41,13 +43,15 @@ def write_onnx(
 ) -> None:
     """Write ``folder/model.onnx`` and check in onnxruntime that it gives the same outputs.
 
-    The input is ``images (batch, C, S, S)``, float32. Of a probe on tokens of your own it is ``tokens (batch, N, D)``
+    The input is ``images (batch, C, S, S)``, float32, or ``clips (batch, frames, C, S, S)``, or ``sounds (batch, …)``,
+    the features of a window. Of a probe on tokens of your own it is ``tokens (batch, N, D)``
     with ``mask (batch, N)`` bool where examples may differ in N, or vectors ``tokens (batch, D)``. The output is
     ``logits (batch, K)`` of classes or tags, or ``values (batch, K)`` of numbers, whose ``spread`` is that of the
     card. Metadata: ``task``, and ``names`` and ``units`` of the outputs as JSON.
 
     Raises:
-        IceprobeError: if the backbone can't be exported, or its ONNX gives other outputs.
+        IceprobeError: if the backbone can't be exported, reads examples of any length, or its ONNX gives other
+            outputs.
     """
     given, spec = _inputs(model), _spec(model)
     heavy = sum(tensor.nbytes for tensor in model.state_dict().values()) > PROTOBUF_BYTES
@@ -82,11 +86,11 @@ def _inputs(model: ExportedProbe | TokenProbe) -> dict[str, Tensor]:
     """Two inputs or more, by name.
 
     Raises:
-        IceprobeError: for a probe that reads more than patches.
+        IceprobeError: for a probe of tokens that reads more than patches, and for examples of any length.
     """
     if isinstance(model, ExportedProbe):
-        image = cast(Tensor, check_image(model.backbone.of_images("an ONNX file")))
-        return {"images": torch.cat([image, -image])}
+        kind, wave = model.preprocessing.kind, _fixed(model)
+        return {f"{kind}s": torch.cat([wave, -wave])}
     model.check_patches("an ONNX of tokens of your own takes no others, take --format folder")
     tokens = check_tokens(model.shape)
     if not model.shape.num_tokens:
@@ -97,12 +101,27 @@ def _inputs(model: ExportedProbe | TokenProbe) -> dict[str, Tensor]:
     return given
 
 
+def _fixed(model: ExportedProbe) -> Tensor:
+    """The example by which a model is checked, where all are of one shape and have as many tokens."""
+    kind = model.preprocessing.kind
+    if kind == "image":
+        model.backbone.of_images("an ONNX file")
+    wave = check_input(model.preprocessing)
+    if not isinstance(wave, Tensor) or model.shape.ragged:
+        raise IceprobeError(
+            f"an ONNX file is of examples with equally many tokens, and those of backbone {model.backbone.spec!r}, "
+            f"{plural(kind)}, have any number: take --format folder"
+        )
+    return wave
+
+
 def _dynamic(
     model: ExportedProbe | TokenProbe, given: Mapping[str, Tensor]
-) -> dict[str, dict[int, Any]]:
+) -> tuple[dict[int, Any], ...]:
+    """The axes of each input whose length isn't fixed."""
     batch, many = torch.export.Dim("batch"), torch.export.Dim("tokens")
     of_tokens = isinstance(model, TokenProbe) and model.shape.ragged
-    return {name: {0: batch, 1: many} if of_tokens else {0: batch} for name in given}
+    return tuple({0: batch, 1: many} if of_tokens else {0: batch} for _ in given)
 
 
 def _others(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,10 +148,17 @@ def _check(model: ExportedProbe | TokenProbe, folder: Path, spread: Sequence[flo
     import onnxruntime
 
     others = _others(_inputs(model))
-    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
     what = what_of(model.task)
     read = {name: one.numpy() for name, one in others.items()}
-    found = torch.from_numpy(session.run([what], read)[0])
+    try:
+        session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run([what], read)[0])
+    except Exception as error:  # onnxruntime's are of many kinds
+        reason = one_line(error)[:300]
+        raise IceprobeError(
+            f"the ONNX of {_spec(model)} doesn't run in onnxruntime with another batch size ({reason}): take "
+            "--format folder"
+        ) from error
     with torch.no_grad():
         expected = model(*others.values()).float()
     if not same_outputs(found, expected, spread):

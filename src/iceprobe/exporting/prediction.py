@@ -1,4 +1,4 @@
-"""An exported probe on a folder of images: a table of predictions, and attention maps on request."""
+"""An exported probe on a folder of images or other examples: a table of predictions, attention maps on request."""
 
 import contextlib
 import logging
@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.backbones.kinds import plural
+from iceprobe.core.assumptions import log_assumptions
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
-from iceprobe.datasets.folder import unlabelled
+from iceprobe.datasets.pixels import Seen
+from iceprobe.exporting.examples import way_of
 from iceprobe.exporting.exported import ExportedProbe
-from iceprobe.exporting.maps import MapWriter
+from iceprobe.exporting.maps import MapWriter, pictures_of
 from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.table import Table
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.progress import callback, shows_progress
 from iceprobe.machine.temporary import new_folder
 from iceprobe.settings import Extraction, PredictCall
-from iceprobe.store.noted import left_out
+from iceprobe.store.noted import assumed_of, left_out, noted
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.request import choose_device, make_settings
 from iceprobe.store.shards import LENGTH
@@ -38,7 +41,8 @@ class Predicted:
     Attributes:
         images: rows of the table.
         skipped: names of the images that couldn't be read.
-        maps: names of the tiles beside each image, left to right; empty without maps.
+        maps: names of the tiles beside each image, left to right (below a clip or a recording); empty
+            without maps.
     """
 
     images: int
@@ -51,20 +55,22 @@ class Predicted:
 def predict(
     model: ExportedProbe | TokenProbe, images: str | Path, output: str | Path, *, call: PredictCall
 ) -> Predicted:
-    """Predict of every image below a folder.
+    """Predict of every image below a folder, or of every video, recording or bag: what the backbone reads.
 
-    The table is CSV in UTF-8, one row per image in the order of paths, ``file`` (relative to the folder)
-    and then what the task predicts (`exporting/table.py`): ``class`` and ``probability``, ``class_2``,
-    ``probability_2`` and so on; the probability of every tag, in a column of its name; or every number, in a
-    column of its name and unit, ``age (years)``. It is written at the end and replaces an existing one.
+    The table is CSV in UTF-8, one row per image in the order of paths, ``file`` (relative to the folder; of
+    bags ``example``) and then what the task predicts (`exporting/table.py`): ``class`` and ``probability``,
+    ``class_2``, ``probability_2`` and so on; the probability of every tag, in a column of its name; or every
+    number, in a column of its name and unit, ``age (years)``. It is written at the end and replaces an existing
+    one.
 
     Args:
         model: what :func:`iceprobe.load_probe` opened.
-        images: a folder with images at any depth.
+        images: a folder with images, videos or recordings at any depth; of bags a folder of folders, each
+            of them a bag of the images directly in it.
         output: the table.
         settings: an :class:`iceprobe.settings.Prediction`, or its options as keywords. Its
-            ``maps`` is a folder for ``NAME.png``, each image beside its attention maps: new, or with
-            nothing but such pictures of these images.
+            ``maps`` is a folder for ``NAME.png``, each image beside its attention maps (a clip or a recording
+            above them): new, or with nothing but such pictures of these images.
 
     Raises:
         IceprobeError: if there are no images, one can't be read, an option is wrong, or the
@@ -76,7 +82,8 @@ def predict(
             "tokens in Python, iceprobe.load_probe(FOLDER).predict([tokens, …])"
         )
     progress, table = callback(call.progress), Table(model, call.top)
-    split, where = unlabelled(images), choose_device(call.device)
+    kind = model.preprocessing.kind
+    split, where = way_of(kind).below(images), choose_device(call.device)
     split.reading = model.reading
     asked = Extraction(
         forward_batch_size=call.forward_batch_size,
@@ -87,7 +94,7 @@ def predict(
     settings = make_settings(asked, where.type)
     model.to(where)
     names = [Path(name).as_posix() for name in split.names]
-    skipped: list[str] = []
+    skipped, seen = list[str](), list[Seen]()
     done = 0
     with contextlib.ExitStack() as stack:
         writer = None
@@ -97,8 +104,8 @@ def predict(
             writer = MapWriter(model, folder)
         for batch in extracted_batches(
             model.backbone,
-            {"images": split},
-            plan_work("images", np.arange(len(split)), 0, settings),
+            {"examples": split},
+            plan_work("examples", np.arange(len(split)), 0, settings),
             settings=settings,
             device=where,
             workers=call.workers,
@@ -106,23 +113,25 @@ def predict(
         ):
             done += len(batch.work.rows)
             skipped += batch.skipped
+            seen += batch.seen
             if index := batch.layers[0][0]["index"].tolist():
                 tokens, named = _tokens(model, batch.layers, where), [names[i] for i in index]
                 with torch.no_grad():
                     table.add(named, model.probe(tokens))
                 if writer is not None:
-                    crops = [model.preprocessing.crop(split.image(i)) for i in index]
-                    writer.write(tokens, crops, named)
+                    writer.write(tokens, pictures_of(model, split, index, tokens), named)
             if progress is not None:
                 progress("predict", done, len(split))
         if not table.rows:
             raise IceprobeError(
-                f"none of the {len(split)} images in {str(images)!r} can be read: replace them"
+                f"none of the {len(split)} {plural(kind)} in {str(images)!r} can be read: replace them"
             )
     # After the maps: if another process made that folder first, its table isn't replaced either.
     write_atomically(Path(output), table.csv())
+    said = model.reading.said()
+    log_assumptions(assumed_of(**noted(seen), total=len(seen), said=said, kind=kind))
     if skipped:
-        log.warning("%s", left_out(skipped))
+        log.warning("%s", left_out(skipped, kind))
     return Predicted(len(table.rows), skipped, writer.titles if writer else [])
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from iceprobe.backbones import BACKBONES, Backbone
 from iceprobe.backbones.kinds import ExamplePreprocessing
+from iceprobe.backbones.parts import LayersOfParts
 from iceprobe.backbones.registry import CHECKPOINT
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec, boolean, parse_spec
@@ -36,9 +37,15 @@ def rebuilt_backbone(record: BackboneRecord, weights: Path, *, trust: bool = Fal
     backbone = load_recorded(spec, record, weights.parent, trust)
     # Assigned, not copied: the parameters take the dtype that was exported.
     remedy = "install the versions that model.json names"
-    load_weights(backbone.reader, weights, spec, remedy, assign=True)
+    load_weights(weighted(backbone), weights, spec, remedy, assign=True)
     backbone.preprocessing = ExamplePreprocessing.from_dict(record.preprocessing)
     return backbone
+
+
+def weighted(backbone: Backbone) -> nn.Module:
+    """The module whose weights are a backbone's; a reader of parts has them under two names."""
+    reader = backbone.reader
+    return reader.reader if isinstance(reader, LayersOfParts) else reader
 
 
 def architecture_spec(record: BackboneRecord) -> str:

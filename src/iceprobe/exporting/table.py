@@ -1,4 +1,4 @@
-"""The table of predictions: a row an image, its columns by the task.
+"""The table of predictions: a row an image or another example, its columns by the task. Of bags ``file`` is ``example``.
 
 classes     file, class, probability, class_2, probability_2, …        the most probable ones, best first
 tags        file, cat, dog, …                                          the probability of each
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from iceprobe.core.text import csv_text
+from iceprobe.exporting.examples import way_of
 from iceprobe.exporting.exported import ExportedProbe, most_readings
 
 _ONE = {"classes": "class", "tags": "tag"}
@@ -24,7 +25,8 @@ class Table:
         top: how many classes or tags a row; by default five classes, and every tag in its own column.
 
     Attributes:
-        rows: names of the images, then cells.
+        rows: names of the examples, then cells.
+        first: heading of the names.
 
     Raises:
         IceprobeError: for ``top`` of numbers.
@@ -35,6 +37,7 @@ class Table:
         self.most = most_readings(model.task, len(model.classes), top)
         self.ranked = not model.task.several or top is not None
         self.rows: list[list[str]] = []
+        self.first = way_of(model.preprocessing.kind).column
         units = model.units or [""] * len(self.names)
         self._titles = [
             f"{name} ({unit})" if unit else name
@@ -42,7 +45,7 @@ class Table:
         ]
 
     def add(self, names: Sequence[str], outputs: Tensor) -> None:
-        """Rows of the images called ``names``, from logits or values ``(B, K)``."""
+        """Rows of the examples called ``names``, from logits or values ``(B, K)``."""
         if self.ranked:
             readings = self.task.readings(outputs, self.names, self.most)
             cells = [[c for one, p in best for c in (one, f"{p:.6g}")] for best in readings]
@@ -59,10 +62,10 @@ class Table:
             one, count = _ONE.get(self.task.outputs, "output"), min(self.most, len(self.names))
             places = ["", *(f"_{place}" for place in range(2, count + 1))]
             return [
-                "file",
+                self.first,
                 *(f"{what}{place}" for place in places for what in (one, "probability")),
             ]
-        found = {"file": None}  # in order
+        found = {self.first: None}  # in order
         for title in self._titles:
             count, name = 1, title
             while name in found:

@@ -13,7 +13,7 @@ from iceprobe.exporting.card import BACKBONE, PROBE, Card, Measured, write_card
 from iceprobe.exporting.exported import ExportedProbe
 from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.onnx_format import require_onnx, write_onnx
-from iceprobe.exporting.rebuilding import save_weights
+from iceprobe.exporting.rebuilding import save_weights, weighted
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.machine.object_storage import located
 from iceprobe.machine.temporary import new_folder
@@ -91,7 +91,7 @@ def export(
         else:
             save_weights(model.probe, folder / PROBE)
             if backbone_weights and isinstance(model, ExportedProbe):
-                save_weights(model.backbone.reader, folder / BACKBONE)
+                save_weights(weighted(model.backbone), folder / BACKBONE)
         write_card(folder, _card(result, manifest, model, seed, format, folder))
     return Path(output)
 

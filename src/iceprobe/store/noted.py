@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iceprobe.backbones.kinds import plural, singular
@@ -63,28 +63,42 @@ def rounded(manifest: "Manifest") -> list[str]:
 
 
 def assumed_of_files(manifest: "Manifest") -> list[str]:
-    """Assumptions about the image files of a store, a line for each kind.
-
-    Of bags those with such images are counted.
-    """
-    of = "bags with " if _kind(manifest) == "bag" else ""
+    """Assumptions about the files of a store, a line for each kind."""
     shards = manifest.shards
     counts: Counter[str] = Counter()
     for shard in shards:
         counts.update(shard.read or {})
-    said, total = manifest.dataset.reading, sum(shard.images for shard in shards)
-    lines = [
-        f"{counts[kind]:,} of {total:,} {of}{line}"
-        for kind, line in _LINES.items()
-        if counts[kind] and _OPTION.get(kind) not in said
-    ]
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
+    total = sum(shard.images for shard in shards)
+    said = manifest.dataset.reading
+    return assumed_of(counts, largest, total, said, _kind(manifest)) + rounded(manifest)
+
+
+def assumed_of(
+    read: Mapping[str, int],
+    largest: float | None,
+    total: int,
+    said: Container[str],
+    kind: str = "image",
+) -> list[str]:
+    """Assumptions about ``total`` files, by what was :func:`noted` of them, a line for each kind.
+
+    Args:
+        said: options that were given, which assume nothing.
+        kind: of the examples; of bags those with such images are counted.
+    """
+    of = "bags with " if kind == "bag" else ""
+    lines = [
+        f"{read[what]:,} of {total:,} {of}{line}"
+        for what, line in _LINES.items()
+        if read.get(what) and _OPTION.get(what) not in said
+    ]
     if largest is not None and "scale" not in said and _next_depth(largest) < pixels.FULL:
         lines.append(
-            f"{counts[pixels.DEEP]:,} of {total:,} {of}images of 16 bits, in which {pixels.FULL:,} is white; the "
+            f"{read.get(pixels.DEEP, 0):,} of {total:,} {of}images of 16 bits, in which {pixels.FULL:,} is white; the "
             f"largest value is {largest:,g} (scale={_next_depth(largest)} if that is their depth)"
         )
-    return lines + rounded(manifest)
+    return lines
 
 
 class FirstSeen:
