@@ -126,8 +126,12 @@ def picture(rows: Sequence[dict[str, Any]]) -> str:
         for probe in PROBES
     ]
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("N:Q", title="tokens of a bag, 3 of them needles").scale(type="log"),
-        color=alt.Color("probe:N", title=None, sort=PROBES).legend(orient="top", labelLimit=300),
+        x=alt.X("N:Q", title="tokens of a bag, 3 of them needles")
+        .scale(type="log")
+        .axis(values=SIZES),
+        color=alt.Color("probe:N", title=None, sort=PROBES).legend(
+            orient="top", labelLimit=300, columnPadding=40
+        ),
     )
     axis = alt.Y("accuracy:Q", title="accuracy, %").scale(domain=[0, 100])
     accuracy = base.mark_line(point=True).encode(y=axis) + base.mark_errorband(opacity=0.12).encode(
