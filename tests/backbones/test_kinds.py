@@ -18,7 +18,6 @@ from iceprobe.backbones.options import OutputOptions
 from iceprobe.backbones.readers import OutputReader
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Dataset, Split
-from iceprobe.probes.probe import build_for
 from iceprobe.tokens import Tokens
 
 SERIES = [np.arange(3 * n, dtype=np.float32).reshape(n, 3) + n for n in (2, 5, 1, 4, 3, 7)]
@@ -155,6 +154,22 @@ def test_a_batch_of_several_lengths_moves_and_casts() -> None:
     assert batch.coords.dtype is torch.float32
 
 
+@pytest.mark.parametrize("coords", [True, False])
+def test_a_batch_of_several_lengths_is_cut_as_a_tensor_is(coords: bool) -> None:
+    made = [Cut().transform(one) for one in SERIES]
+    examples = [one if coords else Ragged(one.values, one.lengths) for one in made]  # type: ignore[union-attr]
+    parts = Ragged.together(examples).split(4)
+    assert [part.lengths.tolist() for part in parts] == [[2, 5, 1, 4], [3, 7]]
+    for part, own in zip(parts, (examples[:4], examples[4:]), strict=True):
+        expected = Ragged.together(own)
+        assert torch.equal(part.values, expected.values)
+        assert (part.coords is not None) == coords
+        assert not coords or torch.equal(part.coords, expected.coords)  # type: ignore[arg-type]
+    assert sum(part.nbytes for part in parts) == sum(n for n in (2, 5, 1, 4, 3, 7)) * 4 * (
+        3 + coords
+    )
+
+
 def test_another_kind_is_refused(tmp_path: Any) -> None:
     images = iceprobe.load_dataset("bundled:fashion")
     with pytest.raises(IceprobeError) as caught:
@@ -171,12 +186,10 @@ def test_another_kind_is_refused(tmp_path: Any) -> None:
 
 
 def test_what_is_of_images_refuses_others() -> None:
-    from iceprobe.adaptation.model import Adapted
-
     with pytest.raises(
-        IceprobeError, match=r"an adaptation is of images, .* reads series of numbers"
+        IceprobeError, match=r"an exported probe is of images, .* reads series of numbers"
     ):
-        Adapted(backbone(2), "lora", build_for(backbone(2).shape, "linear", 2))
+        backbone(2).of_images("an exported probe")
 
 
 @pytest.mark.parametrize(

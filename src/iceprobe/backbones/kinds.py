@@ -61,6 +61,13 @@ class Ragged:
         """Number of examples."""
         return len(self.lengths)
 
+    def split(self, count: int) -> "list[Ragged]":
+        """As `Tensor.split`: so many examples at a time."""
+        lengths = self.lengths.split(count)
+        ends = [int(one.sum()) for one in lengths]
+        coords = [None] * len(ends) if self.coords is None else self.coords.split(ends)
+        return [*map(Ragged, self.values.split(ends), lengths, coords)]
+
     def to(self, *where: Any, **how: Any) -> "Ragged":
         """As `Tensor.to`; a dtype is the values' alone."""
         values = self.values.to(*where, **how)
@@ -71,6 +78,11 @@ class Ragged:
         """As `Tensor.pin_memory`."""
         coords = None if self.coords is None else self.coords.pin_memory()
         return Ragged(self.values.pin_memory(), self.lengths.pin_memory(), coords)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the values and the coordinates."""
+        return self.values.nbytes + (0 if self.coords is None else self.coords.nbytes)
 
     @property
     def device(self) -> "torch.device":

@@ -55,7 +55,7 @@ def forward(
         with torch.no_grad():
             ragged = [one.ragged for one in backbone.joined_shape.layers.values()]
             return [
-                _as_stored(_behind(tokens, one), settings)
+                _as_stored(behind(tokens, one), settings)
                 for tokens, one in zip(layers, ragged, strict=True)
             ]
     except torch.OutOfMemoryError as error:
@@ -126,7 +126,7 @@ def _as_stored(tokens: Tokens, settings: ExtractionSettings) -> dict[str, Tensor
     return tensors | {"finite": finite, "fits": fits, "rounding": share.expand(len(mean)).float()}
 
 
-def _behind(tokens: Tokens, ragged: bool) -> Tokens:
+def behind(tokens: Tokens, ragged: bool) -> Tokens:
     """The same tokens, each example's first and zeros behind them, if examples differ in their number.
 
     Raises:

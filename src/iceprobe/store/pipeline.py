@@ -106,7 +106,7 @@ def extracted_batches(
                 named = _log_skipped(batch.bad, named) if log_skipped else 0
             elif batch.bad:
                 raise BadImage(
-                    f"{_reason(batch.bad[0][1])} (leave such images out with on_bad_image=skip, "
+                    f"{reason(batch.bad[0][1])} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
                 )
             views = [empty] * todo.views
@@ -123,11 +123,11 @@ def extracted_batches(
 def _log_skipped(bad: list[tuple[int, str]], named: int) -> int:
     """Log why the first few images are left out; return how many are left out so far."""
     for _, message in bad[: max(0, NAMED - named)]:
-        log.warning("skipped: %s", _reason(message))
+        log.warning("skipped: %s", reason(message))
     return named + len(bad)
 
 
-def _reason(message: str) -> str:
+def reason(message: str) -> str:
     """The message without the remedy that all such messages share."""
     return message.removesuffix(", or pass --on-bad-image skip")
 

@@ -143,15 +143,20 @@ def describe(
     """
     check_images(dataset)
     backbone.check_reads(dataset)
-    if settings.augmentation is not None and not backbone.preprocessing.augmented:
+    check_augmented(backbone, settings.augmentation)
+    record = BackboneRecord.of(backbone)
+    return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
+
+
+def check_augmented(backbone: "Backbone", strength: str | None) -> None:
+    """Refuse random views of a strength, if there are none of the examples that the backbone reads."""
+    if strength is not None and not backbone.preprocessing.augmented:
         read = plural(backbone.preprocessing.kind)
         own = " of their own shape" * (backbone.preprocessing.kind == "image")
         raise IceprobeError(
-            f"augmentation={settings.augmentation}: random views are of images of one size and of clips, and "
+            f"augmentation={strength}: random views are of images of one size and of clips, and "
             f"backbone {backbone.spec!r} reads {read}{own}: leave it out"
         )
-    record = BackboneRecord.of(backbone)
-    return describe_as(record, backbone.shape, dataset, settings, splits=splits, limit=limit)
 
 
 def describe_as(
