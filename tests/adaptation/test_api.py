@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import iceprobe
 from iceprobe import IceprobeError
 from iceprobe.adaptation import protocol, split_qkv, training
-from iceprobe.adaptation.images import Images
+from iceprobe.adaptation.examples import Examples
 from iceprobe.backbones.augmentation import augmentation
 from iceprobe.reporting.charts import colours
 from iceprobe.reporting.cost_chart import scatter
@@ -199,7 +199,7 @@ def test_memory_that_is_saved_changes_no_result(run, dataset, tmp_path):
 
 def test_an_augmented_training_image_is_seen_anew_at_each_pass_and_a_test_image_never(dataset):
     split, preprocessing = dataset.splits["train"], vit().preprocessing
-    images = Images(split, np.array([3, 5]), preprocessing)
+    images = Examples(split, np.array([3, 5]), preprocessing)
     passes = [
         next(images.batches([np.array([1, 0])], "light", seed))[0]
         for seed in ((0, 0, 1), (0, 0, 1), (0, 0, 2))
@@ -243,7 +243,7 @@ def test_an_augmented_training_says_so_and_its_selection_is_on_plain_images(data
 
 def test_images_are_what_the_backbone_sees(dataset):
     split, preprocessing = dataset.splits["test"], vit().preprocessing
-    images = Images(split, np.array([3, 5, 8]), preprocessing)
+    images = Examples(split, np.array([3, 5, 8]), preprocessing)
     ((loose, labels),) = images.batches([np.array([2, 0])])
     images.hold(lambda done, total: None)
     ((held, _),) = images.batches([np.array([2, 0])])

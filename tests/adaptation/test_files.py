@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from PIL import Image
 
-from iceprobe.adaptation.images import Images
+from iceprobe.adaptation.examples import Examples
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.datasets import load_dataset
 from iceprobe.store.format import DatasetRecord
@@ -23,7 +23,7 @@ def test_a_turned_image_is_reported_once_and_adapted_as_it_is_shown(tmp_path, ca
     split = load_dataset(f"folder:{tmp_path}").splits["train"]
     record = DatasetRecord(spec="x", name="x", classes=["a", "b"])
     preprocessing = Preprocessing(8, (0.0,), (1.0,), crop_pct=1.0, channels=1)
-    images = Images(split, np.arange(len(split)), preprocessing, FirstSeen(record).note)
+    images = Examples(split, np.arange(len(split)), preprocessing, FirstSeen(record).note)
     images.hold(lambda *_: None)
     ((batch, _),) = images.batches([np.arange(2)])
     assert np.array_equal(batch[0, 0].numpy(), pixels[::-1, ::-1])

@@ -378,7 +378,7 @@ def test_what_needs_one_size_is_refused(tiny: None) -> None:
     backbone = load_backbone(
         "timm:vit_tiny_patch16_224?pretrained=false&image_size=native&max_tokens=12"
     )
-    for what in ("an adaptation", "the attention of heads"):
+    for what in ("an ONNX file", "the attention of heads"):
         with pytest.raises(
             IceprobeError, match=f"{what} is of images of one size, .* in place of native"
         ):

@@ -7,6 +7,9 @@ import re
 import pytest
 import yaml
 
+from tests.adaptation.kinds import data
+from tests.backbones.test_sound_models import waves
+
 VIT = "python:tests.cli.tiny:build_vit?image_size=16&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"
 
 
@@ -115,6 +118,31 @@ def test_an_image_that_cannot_be_read_is_named(iceprobe, tmp_path, images):
     assert ended.code == 2
     assert "01.png" in ended.err
     assert not (tmp_path / "m").exists()
+
+
+def test_recordings_are_adapted_from_files_to_the_report(iceprobe, tmp_path):
+    pytest.importorskip("soundfile")
+    data("sound", tmp_path, 12, 6)
+    spec, *_ = waves(tmp_path / "model", "wav2vec 2.0, layer norm")
+    words = [
+        "adapt", "--backbone", spec, "--data", f"audio:{tmp_path / 'sounds'}", "--seeds", "1", "--epochs",
+        "2", "--batch-size", "6", "--learning-rates", "1e-2", "--probe", "ep2", "--adapt", "none",
+        "--adapt", "lora?rank=2", "--output", "mine",
+    ]  # fmt: skip
+    ended = iceprobe(*words)
+    assert ended.code == 0, ended.err
+    assert "lora?rank=2 + ep2" in ended.out
+    frozen, lora = json.loads((tmp_path / "mine" / "results.json").read_text())["results"]
+    assert lora["parameters"]["adapter"] == 3 * 2 * (16 + 16)
+    assert lora["flops"] == frozen["flops"]
+    assert lora["test_images"] == 6
+    page = (tmp_path / "mine" / "report.html").read_text()
+    assert "LoRA (rank=2) + EP2" in page
+    again = iceprobe(*words)
+    assert again.code == 0, again.err
+    refused = iceprobe(*words[:-1], "other", "--augmentation", "light")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "reads recordings: leave it out" in refused.err
 
 
 def test_ls_adaptations_lists_them_with_their_keys(iceprobe):

@@ -98,8 +98,14 @@ def test_from_images_to_predictions(iceprobe, shapes, tmp_path):
 
     ended = iceprobe("export", "run", "--probe", "ep4", "--output", "onnx", "--format", "onnx")
     assert (ended.code, "an ONNX file is of images of one size" in ended.err) == (2, True)
-    ended = iceprobe("adapt", *words[:4], "--output", "adapted")
-    assert (ended.code, "an adaptation is of images of one size" in ended.err) == (2, True)
+    quick = ["--adapt", "bitfit", "--probe", "ep4", "--learning-rates", "1e-2", "--batch-size", 8]
+    ended = iceprobe("adapt", *words[:-1], 2, *quick, "--output", "adapted")
+    assert ended.code == 0, ended.err
+    (adapted,) = package.read_results("adapted")
+    assert (adapted.flops, adapted.lengths) == (results["ep4"].flops, results["ep4"].lengths)
+    ended = iceprobe("adapt", *words, *quick, "--augmentation", "light", "--output", "augmented")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "reads images of their own shape: leave it out" in ended.err
     ended = iceprobe(
         "segment", "--backbone", BACKBONE, "--data", "bundled:fashion-clutter", "--output", "seg"
     )

@@ -1,10 +1,10 @@
 """The public function: adapt a backbone, and compare the results with those of the frozen one."""
 
-import dataclasses
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iceprobe.adaptation.coordinates import measured
+from iceprobe.adaptation.coordinates import AT_ONCE, measured
+from iceprobe.adaptation.examples import Examples
 from iceprobe.adaptation.finished import Trainings
-from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.protocol import AdaptationRun, AdaptedFit
 from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import AdaptationContext
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.kinds import plural
+from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
 from iceprobe.core.text import DAY, duration
@@ -43,9 +45,10 @@ from iceprobe.results.schema import Files, Parameters
 from iceprobe.results.undertrained import signs_of_undertraining
 from iceprobe.settings import Adaptation, AdaptCall, Extraction
 from iceprobe.store.format import EVALUATION_VIEW, Manifest
+from iceprobe.store.forward import autocast, behind
 from iceprobe.store.layout import chosen_rows
 from iceprobe.store.noted import FirstSeen
-from iceprobe.store.request import describe, make_settings
+from iceprobe.store.request import check_augmented, describe, make_settings
 from iceprobe.tasks.registry import pooled_task
 from iceprobe.tasks.stratified import alone
 
@@ -90,7 +93,7 @@ def adapt(
         weight_decays=(0.0,) if call.weight_decays is None else call.weight_decays,
         learning_rates=LEARNING_RATES if call.learning_rates is None else call.learning_rates,
     )  # fmt: skip
-    protocol = dataclasses.replace(protocol, min_steps=0, whitening=None)
+    protocol = replace(protocol, min_steps=0, whitening=None)
     target = check_device(call.device)
     backbone = load_backbone(backbone) if isinstance(backbone, str) else backbone
     dataset = load_dataset(dataset)
@@ -119,11 +122,16 @@ def adapt(
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
             return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
-        train, reported = _images(backbone, dataset, manifest, call, progress)
+        train, reported = _examples(backbone, dataset, manifest, call, progress)
         listed = manifest.splits["train"].listed
         check_trained(task, train.targets, dataset.classes, listed, call.split)
         groups = _groups(dataset, train)
         adapted = [pair for pair in asked if pair[0] != FROZEN]
+        micro = -(-images_per_step(protocol, len(train)) // call.accumulate)
+        if adapted and manifest.shape.ragged:
+            counting = partial(progress, "count tokens")
+            counts = _counts(backbone, [train, reported], micro, call.forward_dtype, counting)
+            manifest = manifest.model_copy(update={"shape": replace(manifest.shape, **counts)})
         setting = AdaptationContext(
             backbone,
             manifest,
@@ -132,11 +140,12 @@ def adapt(
             device=target,
             forward_dtype=call.forward_dtype,
             checkpointing=call.checkpointing,
-            micro_batch=-(-images_per_step(protocol, len(train)) // call.accumulate),
+            micro_batch=micro,
             augmentation=call.augmentation,
             coordinates=measured(
                 backbone, train, task.num_outputs(dataset.classes),
                 [probe for _, probe in adapted], call.run_seed,
+                AT_ONCE if isinstance(backbone.preprocessing, Preprocessing) else min(AT_ONCE, micro),
             ),
             task=task,
             metric_name=metric.name,
@@ -160,7 +169,7 @@ def adapt(
         def stepped(count: int) -> None:
             nonlocal done
             done += count
-            progress("adapt (images)", done, total)
+            progress(f"adapt ({plural(backbone.preprocessing.kind)})", done, total)
 
         for pair in adapted:
             fit = run.run(pair, stepped)
@@ -179,33 +188,52 @@ def manifest_of(
     """The manifest of the frozen backbone's store: adapted results have its identity."""
     settings = make_settings(Extraction(forward_dtype=asked.forward_dtype), device.type)
     check_splits(dataset.splits, asked.split, dataset.spec)
+    check_augmented(backbone, asked.augmentation)
     return describe(backbone, dataset, settings, splits=None, limit=asked.limit)
 
 
-def _images(
+def _examples(
     backbone: Backbone,
     dataset: Dataset,
     manifest: Manifest,
     asked: Adaptation,
     progress: Callable[[str, int, int], None],
-) -> tuple[Images, Images]:
-    """Training and reported images, kept decoded if they fit in memory and aren't augmented."""
+) -> tuple[Examples, Examples]:
+    """Those to learn from and to report on, kept decoded if they fit in memory and aren't augmented."""
     budget = (available_memory() or 0) // 4 if asked.memory is None else asked.memory
-    made = []
-    on_image, preprocessing = (
-        FirstSeen(manifest.dataset).note,
-        backbone.of_images("an adaptation"),
-    )
+    made, note = [], FirstSeen(manifest.dataset).note
+    kinds = plural(backbone.preprocessing.kind)
     for name in ("train", asked.split):
         record = manifest.splits[name]
         rows = chosen_rows(record.listed, record.images)
-        images = Images(dataset.splits[name], rows, preprocessing, on_image)
-        if images.bytes <= budget and not (name == "train" and asked.augmentation is not None):
-            budget -= images.bytes
-            images.hold(partial(progress, f"decode {name}"))
-        log.info("images of %s: %s", name, "in memory" if images.held else "decoded at every pass")
-        made.append(images)
+        examples = Examples(dataset.splits[name], rows, backbone.preprocessing, note)
+        if not (name == "train" and asked.augmentation is not None):
+            budget -= examples.hold(partial(progress, f"decode {name}"), budget)
+        where = "in memory" if examples.held else "decoded at every pass"
+        log.info("%s of %s: %s", kinds, name, where)
+        made.append(examples)
     return made[0], made[1]
+
+
+@torch.no_grad()
+def _counts(
+    backbone: Backbone,
+    every: Sequence[Examples],
+    at_once: int,
+    dtype: str,
+    counted: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Mean number and range of the tokens of these examples, as in the shape of a store of them."""
+    lengths: list[int] = []
+    for examples in every:
+        for batch, _ in examples.batches(examples.in_turn(at_once)):
+            with autocast(backbone.device, dtype):
+                tokens = behind(backbone(batch.to(backbone.device)), ragged=True)
+            assert tokens.mask is not None
+            lengths += tokens.mask.sum(1).tolist()
+            counted(len(lengths), sum(map(len, every)))
+    mean = max(1, round(sum(lengths) / len(lengths)))
+    return {"num_tokens": mean, "lengths": (min(lengths), max(lengths))}
 
 
 def _later(dataset: Dataset, asked: Adaptation) -> dict[str, Any]:
@@ -219,11 +247,11 @@ def _later(dataset: Dataset, asked: Adaptation) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _groups(dataset: Dataset, images: Images) -> NDArray[np.int64] | None:
-    """Which images aren't independent, ``(n,)``; None if the data set doesn't say."""
+def _groups(dataset: Dataset, examples: Examples) -> NDArray[np.int64] | None:
+    """Which examples aren't independent, ``(n,)``; None if the data set doesn't say."""
     if dataset.group is None:
         return None
-    return alone(images.split.columns[dataset.group].codes[images.index])
+    return alone(examples.split.columns[dataset.group].codes[examples.index])
 
 
 def _estimate(
@@ -262,9 +290,9 @@ def _frozen(
 
 
 def _result(fit: AdaptedFit, run: AdaptationRun, dataset: Dataset, command: str) -> FittedResult:
-    setting, train, choice = run.setting, run.images, fit.choice
+    setting, train, choice = run.setting, run.examples, fit.choice
     split, rows = run.reported.split, run.reported.index
-    predictions = dataclasses.replace(
+    predictions = replace(
         fit.predictions,
         names=[split.names[row] for row in rows],
         groups=_groups(dataset, run.reported),
@@ -316,7 +344,7 @@ def _result(fit: AdaptedFit, run: AdaptationRun, dataset: Dataset, command: str)
     )
 
 
-def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any]:
+def _training_record(setting: AdaptationContext, train: Examples) -> dict[str, Any]:
     protocol = setting.protocol
     return {
         "optimizer": "adamw",
@@ -332,7 +360,7 @@ def _training_record(setting: AdaptationContext, train: Images) -> dict[str, Any
     }
 
 
-def _common(setting: AdaptationContext, train: Images, reported: Images) -> dict[str, Any]:
+def _common(setting: AdaptationContext, train: Examples, reported: Examples) -> dict[str, Any]:
     """What the outcome of every training depends on besides its own task."""
     manifest = setting.manifest
     return {

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from iceprobe.adaptation.images import Images
+from iceprobe.adaptation.examples import Examples, as_read
 from iceprobe.backbones.base import Backbone
 from iceprobe.fitting.feed import split_batches
 from iceprobe.probes.coordinates import Coordinates, factors
 from iceprobe.probes.probe import Probe, build_for
 
-SAMPLED, AT_ONCE = 256, 32  # images for the statistics; images a batch
+SAMPLED, AT_ONCE = 256, 32  # examples for the statistics; examples a batch
+MOST_TOKENS = 2**15  # of a batch of clips, bags or recordings, which have any number of them
 
 
 class _Folded(nn.Module):
@@ -43,20 +44,26 @@ class _Folded(nn.Module):
 
 
 def measured(
-    backbone: Backbone, images: Images, num_classes: int, probes: list[str], seed: int
+    backbone: Backbone,
+    examples: Examples,
+    num_classes: int,
+    probes: list[str],
+    seed: int,
+    at_once: int = AT_ONCE,
 ) -> dict[str, Coordinates]:
-    """Coordinates of the frozen backbone's tokens by probe input, from a sample of ``images``."""
+    """Coordinates of the frozen backbone's tokens by probe input, from a sample of ``examples``."""
     built = (build_for(backbone.shape, label, num_classes) for label in probes)
     readers = {probe.input: probe for probe in built}
-    preprocessing = backbone.of_images("an adaptation")
-    drawn = np.random.default_rng((seed, 2)).permutation(len(images))[:SAMPLED]
-    some = images.take(np.sort(drawn))
+    preprocessing, rng = backbone.preprocessing, np.random.default_rng((seed, 2))
+    some = examples.take(np.sort(rng.permutation(len(examples))[:SAMPLED]))
     parts: dict[str, list[Tensor]] = {name: [] for name in readers}
-    for pixels, _ in some.batches(split_batches(np.arange(len(some)), AT_ONCE)):
-        tokens = backbone(preprocessing.normalised_pixels(pixels.to(backbone.device)))
+    for batch, _ in some.batches(split_batches(np.arange(len(some)), at_once)):
+        tokens = backbone(as_read(preprocessing, batch.to(backbone.device)))
         for name, probe in readers.items():
             read, *mask = probe.read_tokens(tokens)
             rows = read[mask[0]] if mask else read.flatten(0, 1)
+            if preprocessing.kind != "image" and len(rows) > MOST_TOKENS:
+                rows = rows[torch.from_numpy(rng.permutation(len(rows))[:MOST_TOKENS])]
             parts[name].append(rows.float().cpu())
     return {name: Coordinates.of(torch.cat(found)) for name, found in parts.items()}
 

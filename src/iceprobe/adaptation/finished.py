@@ -1,7 +1,7 @@
 """Files of finished trainings, so that a killed run doesn't repeat them.
 
 ``trainings/KEY.safetensors`` holds a training's curve and seconds and, for a refit, the probe's
-weights and the record of the reported images. The key is a hash of all that the outcome depends on.
+weights and the record of the reported examples. The key is a hash of all that the outcome depends on.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Finished:
     rows: one an epoch.
     seconds: of training and evaluation.
     counts: parameters by part.
-    record: what the task recorded of the reported images, ``(1, n, …)``; empty for a selection.
+    record: what the task recorded of the reported examples, ``(1, n, …)``; empty for a selection.
     probe: its weights; empty for a selection.
     """
 

@@ -11,12 +11,13 @@ v is split first (:mod:`iceprobe.adaptation.qkv`). A saved adapter is loaded wit
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from iceprobe.adaptation.change import Change
 from iceprobe.adaptation.qkv import fused_names, split_qkv, values_are_last
 from iceprobe.adaptation.trainable import block_names, root
 from iceprobe.backbones.block_reader import BlockReader
+from iceprobe.backbones.kinds import Inputs
 from iceprobe.backbones.layers import Layers, resolve_layers
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.extras import require
@@ -32,7 +33,7 @@ PROJECTIONS = {
 
 def attach(
     reader: nn.Module,
-    images: Tensor,
+    examples: Inputs,
     *,
     rank: int = 8,
     alpha: float | None = None,
@@ -44,7 +45,7 @@ def attach(
 
     Args:
         reader: of a model.
-        images: a batch to try the model with.
+        examples: a batch to try the model with, as the reader takes it.
         rank: r.
         alpha: α; default: the rank, so that the factor is 1.
         blocks: of those that are read, counted from 0.
@@ -63,7 +64,7 @@ def attach(
         for name in target:
             if name not in PROJECTIONS:
                 raise IceprobeError(unknown("target of lora", name, PROJECTIONS))
-        _split(reader, model, images, block_names)
+        _split(reader, model, examples, block_names)
         modules = [ending for name in target for ending in PROJECTIONS[name]]
     endings = tuple(f".{ending}" for ending in modules)
     inside = _within(model, block_names)
@@ -104,11 +105,13 @@ def _within(model: nn.Module, block_names: Sequence[str]) -> dict[str, nn.Module
     return {name: one for name, one in model.named_modules() if name.startswith(prefixes)}
 
 
-def _split(reader: nn.Module, model: nn.Module, images: Tensor, block_names: Sequence[str]) -> None:
+def _split(
+    reader: nn.Module, model: nn.Module, examples: Inputs, block_names: Sequence[str]
+) -> None:
     inside = _within(model, block_names)
     fused = [name for name in fused_names(model) if name in inside]
     for name in fused:
-        if not values_are_last(model, name, lambda: reader(images)):
+        if not values_are_last(model, name, lambda: reader(examples)):
             raise IceprobeError(
                 f"lora: {name} of {type(model).__name__} isn't in the order q, k, v, so its value "
                 "part can't be found: name modules=, such as attn.proj"

@@ -1,4 +1,4 @@
-"""A backbone that learns with a probe: logits = probe(reader(images)).
+"""A backbone that learns with a probe: logits = probe(reader(examples)).
 
 The backbone stays in evaluation mode: no dropout, fixed normalisation statistics. The probe is
 trained as on a frozen backbone.
@@ -6,6 +6,7 @@ trained as on a frozen backbone.
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from iceprobe.adaptation.examples import as_read
 from iceprobe.adaptation.registry import ADAPTATIONS, adaptation_options, parse_adaptation
 from iceprobe.adaptation.trainable import block_names, depths, root
 from iceprobe.backbones.base import Backbone
+from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.products import FastLinear
 from iceprobe.probes.probe import Probe
+from iceprobe.store.forward import behind
 from iceprobe.tokens import Tokens
 
 
@@ -35,7 +39,7 @@ class Adapted(nn.Module):
             there: less memory, a third more time.
 
     Attributes:
-        reader: images → tokens, the copy.
+        reader: examples → tokens, the copy.
         probe: tokens → logits.
         names: of the backbone's parameters that learn, as in its library.
 
@@ -57,14 +61,12 @@ class Adapted(nn.Module):
         options = adaptation_options(spec)
         self._scale = options.pop("lr_scale")
         self._decay = options.pop("layer_decay", 1.0)
-        self.preprocessing = backbone.of_images("an adaptation")
+        self.preprocessing, self._ragged = backbone.preprocessing, backbone.shape.ragged
         self.reader = copy.deepcopy(backbone.reader).eval().requires_grad_(True)
         self.probe = probe.to(backbone.device)
-        side = self.preprocessing.image_size
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            trial = torch.randn(1, self.preprocessing.channels, side, side)
-            trial = trial.to(backbone.device, self._like.dtype)
+            trial = _noise(self.preprocessing.blank()).to(backbone.device, self._like.dtype)
             self._change = ADAPTATIONS[spec.name].load()(self.reader, trial, **options)
         self.reader.eval()
         model = root(self.reader)
@@ -88,15 +90,15 @@ class Adapted(nn.Module):
         if checkpointing:
             checkpoint_blocks(self.reader)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, C)`` of uint8 images ``(B, C, S, S)``."""
-        return self.probe(self.tokens(images))
+    def forward(self, examples: Inputs) -> Tensor:
+        """Logits ``(B, C)`` of a batch of `Examples`, on any device."""
+        return self.probe(self.tokens(examples))
 
-    def tokens(self, images: Tensor) -> Tokens:
-        """Tokens of uint8 images ``(B, C, S, S)``, with gradient."""
-        pixels = self.preprocessing.normalised_pixels(images)
+    def tokens(self, examples: Inputs) -> Tokens:
+        """Tokens of a batch of `Examples`, on any device, with gradient; padding is zero, as in a store."""
+        inputs = as_read(self.preprocessing, examples.to(self._like.device))
         with FastLinear():
-            return self.reader(pixels.to(self._like.dtype))
+            return behind(self.reader(inputs.to(self._like.dtype)), self._ragged)
 
     def train(self, mode: bool = True) -> "Adapted":
         """Sets the probe's mode; the backbone stays in evaluation mode."""
@@ -140,7 +142,14 @@ class Adapted(nn.Module):
 
     @property
     def _like(self) -> Tensor:
-        return next(self.reader.parameters())
+        return next(self.reader.parameters(), torch.empty(0))
+
+
+def _noise(like: Inputs) -> Inputs:
+    """Inputs of the same form, normally distributed."""
+    if isinstance(like, Ragged):
+        return replace(like, values=torch.randn(like.values.shape))
+    return torch.randn(like.shape)
 
 
 def checkpoint_blocks(reader: nn.Module) -> None:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iceprobe.adaptation.coordinates import published
+from iceprobe.adaptation.examples import Examples
 from iceprobe.adaptation.finished import Finished, Trainings
-from iceprobe.adaptation.images import Images
 from iceprobe.adaptation.steps import MicroBatch
 from iceprobe.adaptation.training import (
     AdaptationContext,
@@ -30,6 +30,7 @@ from iceprobe.adaptation.training import (
     time_step,
     train,
 )
+from iceprobe.backbones.kinds import plural
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import duration
 from iceprobe.fitting.api import file_name
@@ -69,38 +70,38 @@ class AdaptationRun:
 
     Args:
         setting: shared by the trainings.
-        images: to learn from.
+        examples: to learn from.
         reported: to report on.
         seeds: initialisations.
         trainings: those that are already finished.
         folder: of the run.
-        groups: ``(n,)`` of the images to learn from, which are held out whole; None: all are independent.
+        groups: ``(n,)`` of the examples to learn from, which are held out whole; None: all are independent.
     """
 
     def __init__(
         self,
         setting: AdaptationContext,
-        images: Images,
-        reported: Images,
+        examples: Examples,
+        reported: Examples,
         *,
         seeds: Sequence[int],
         trainings: Trainings,
         folder: Path,
         groups: NDArray[np.int64] | None = None,
     ):
-        self.setting, self.images, self.reported = setting, images, reported
+        self.setting, self.examples, self.reported = setting, examples, reported
         self.seeds, self.trainings, self.folder = seeds, trainings, folder
-        strata, share = setting.task.strata(images.targets), setting.protocol.held_out
+        strata, share = setting.task.strata(examples.targets), setting.protocol.held_out
         learn, held = heldout_split(strata, setting.run_seed, share, groups)
         self._selected_on = SELECTED_ON if groups is None else SELECTED_ON_GROUPS
-        self._learn, self._held = images.take(learn), images.take(held)
+        self._learn, self._held = examples.take(learn), examples.take(held)
         self._micro: dict[str, MicroBatch] = {}
 
     def candidates(self, adaptation: str, probe: str) -> list[Training]:
         """The grid, with the first seed.
 
         Raises:
-            IceprobeError: if the grid has several settings and no image can be held out, or the metric
+            IceprobeError: if the grid has several settings and no example can be held out, or the metric
                 isn't defined for those that are.
         """
         protocol = self.setting.protocol
@@ -109,19 +110,20 @@ class AdaptationRun:
             for rate, decay in product(protocol.learning_rates or (), protocol.weight_decays or ())
         ]
         if len(tasks) > 1 and not len(self._held):
+            kinds = plural(self.examples.preprocessing.kind)
             raise IceprobeError(
-                f"{len(self.images)} training images leave none to hold out: give one of "
-                "--learning-rates, or a class two or more images"
+                f"{len(self.examples)} training {kinds} leave none to hold out: give one of "
+                f"--learning-rates, or a class two or more {kinds}"
             )
         if len(tasks) > 1:
             kept_of(self.setting, self._held)
         return tasks
 
     def steps(self, pair: tuple[str, str]) -> int:
-        """Most images that pass the backbone in the trainings of ``pair``."""
+        """Most examples that pass the backbone in the trainings of ``pair``."""
         epochs, grid = self.setting.protocol.epochs, self.candidates(*pair)
         selecting = len(grid) * len(self._learn) if len(grid) > 1 else 0
-        return epochs * (selecting + len(self.seeds) * len(self.images))
+        return epochs * (selecting + len(self.seeds) * len(self.examples))
 
     def time_step(self, pair: tuple[str, str]) -> float:
         """Estimated seconds of the unfinished trainings of ``pair``, from one step."""
@@ -130,10 +132,10 @@ class AdaptationRun:
         if not selecting and not refits:
             return 0.0
         training, evaluation = time_step(
-            grid[0], self.setting, self.images, self._micro_of(grid[0])
+            grid[0], self.setting, self.examples, self._micro_of(grid[0])
         )
         epochs = self.setting.protocol.epochs
-        trained = epochs * (selecting * len(self._learn) + refits * len(self.images))
+        trained = epochs * (selecting * len(self._learn) + refits * len(self.examples))
         evaluated = epochs * selecting * len(self._held) + refits * len(self.reported)
         return training * trained + evaluation * evaluated
 
@@ -170,7 +172,7 @@ class AdaptationRun:
 
         Args:
             pair: adaptation and probe.
-            stepped: called with the number of images after each step and each skipped training.
+            stepped: called with the number of examples after each step and each skipped training.
 
         Raises:
             IceprobeError: if memory doesn't suffice, or no training stays finite.
@@ -197,8 +199,8 @@ class AdaptationRun:
 
     def _training(self, task: Training, stepped: Stepped) -> Finished:
         selecting = task.phase == "select"
-        images = self._learn if selecting else self.images
-        whole = self.setting.protocol.epochs * len(images)
+        examples = self._learn if selecting else self.examples
+        whole = self.setting.protocol.epochs * len(examples)
         if (done := self.trainings.load(task)) is not None:
             stepped(whole)
             return done
@@ -211,11 +213,11 @@ class AdaptationRun:
 
         micro = self._micro_of(task)
         evaluate_on = self._held if selecting else None
-        rows = train(model, task, self.setting, images, evaluate_on, micro, step)
+        rows = train(model, task, self.setting, examples, evaluate_on, micro, step)
         record: Mapping[str, Tensor] = {}
         probe: Mapping[str, Tensor] = {}
         if not selecting:
-            learned = self.setting.learning(images)
+            learned = self.setting.learning(examples)
             record = predict(model, learned, self.reported, "everything", self.setting, micro)
             probe = published(model.probe, learned.scaling)
             self._keep(model.save, self.folder / self._adapter(task))

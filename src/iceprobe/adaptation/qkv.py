@@ -85,7 +85,7 @@ def values_are_last(model: nn.Module, name: str, run: Callable[[], object]) -> b
     Args:
         model: contains ``name``.
         name: of the fused projection.
-        run: passes an image that isn't blank through the model.
+        run: passes an example that isn't blank through the model.
     """
     attention = model.get_submodule(name.rpartition(".")[0])
     seen: list[bool] = []

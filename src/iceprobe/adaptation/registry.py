@@ -28,10 +28,10 @@ class AdaptationOption:
 
 @dataclass(frozen=True)
 class AdaptationEntry(Entry):
-    """One way to change a backbone; ``target(reader, images, **options) -> Change``.
+    """One way to change a backbone; ``target(reader, examples, **options) -> Change``.
 
-    It changes the reader's model in place and names the parameters that learn. ``images`` are a
-    batch to try the model with.
+    It changes the reader's model in place and names the parameters that learn. ``examples`` are a
+    batch to try the model with, as the reader takes it.
 
     Attributes:
         source: the publication.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from iceprobe.adaptation.coordinates import enter
-from iceprobe.adaptation.images import Images
+from iceprobe.adaptation.examples import Examples
 from iceprobe.adaptation.model import Adapted
 from iceprobe.adaptation.registry import ON
 from iceprobe.adaptation.steps import MicroBatch, backward, scaled
@@ -73,9 +73,9 @@ class AdaptationContext:
         """The metric that selects."""
         return self.task.metric(self.metric_name)
 
-    def learning(self, images: Images) -> Task:
-        """The task for training on these images: its scaling and class weights are theirs."""
-        return self.task.learning(images.targets, self.class_weight)
+    def learning(self, examples: Examples) -> Task:
+        """The task for training on these examples: its scaling and class weights are theirs."""
+        return self.task.learning(examples.targets, self.class_weight)
 
     def build(self, probe: str, seed: int | None = None) -> Probe:
         """A probe for these tokens and outputs; with a seed, initialised by it alone."""
@@ -97,8 +97,8 @@ def train(
     model: Adapted,
     task: Training,
     setting: AdaptationContext,
-    images: Images,
-    evaluate_on: Images | None,
+    examples: Examples,
+    evaluate_on: Examples | None,
     micro: MicroBatch,
     stepped: Callable[[int], None],
 ) -> list[CurveRow]:
@@ -107,37 +107,37 @@ def train(
     A training ends when its loss isn't finite, with the metric's worst score.
 
     Args:
-        images: to learn from.
+        examples: to learn from.
         evaluate_on: to evaluate on after each epoch.
-        micro: how many images pass the backbone at a time.
-        stepped: called after each step with its number of images.
+        micro: how many examples pass the backbone at a time.
+        stepped: called after each step with its number of examples.
 
     Raises:
         IceprobeError: if memory doesn't suffice, or a refit diverges.
     """
     protocol, metric, rows = setting.protocol, setting.metric, []
-    learning = setting.learning(images)
+    learning = setting.learning(examples)
     keep: Keep = "scores" if evaluate_on is None else kept_of(setting, evaluate_on)
-    batch_size = images_per_step(protocol, len(images))
-    steps_an_epoch = len(split_batches(np.arange(len(images)), batch_size))
+    batch_size = images_per_step(protocol, len(examples))
+    steps_an_epoch = len(split_batches(np.arange(len(examples)), batch_size))
     steps = protocol.epochs * steps_an_epoch
     warmup = round(min(protocol.warmup_epochs, protocol.epochs / 2) * steps_an_epoch)
     optimizer = build_optimizer("adamw", model.parameter_groups(task.weight_decay))
     step = 0
     for epoch in range(1, protocol.epochs + 1):
-        order = np.random.default_rng((setting.run_seed, epoch - 1)).permutation(len(images))
+        order = np.random.default_rng((setting.run_seed, epoch - 1)).permutation(len(examples))
         batches = split_batches(order, batch_size)
         views = (setting.run_seed, task.seed, epoch)
         total = 0.0
         model.train()
-        for pixels, targets in images.batches(batches, setting.augmentation, views):
+        for inputs, targets in examples.batches(batches, setting.augmentation, views):
             rate = task.learning_rate * warmup_cosine(step, steps, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             optimizer.zero_grad(set_to_none=True)
             loss = backward(
                 model,
-                pixels.to(setting.device),
+                inputs,
                 targets.to(setting.device),
                 micro,
                 setting.forward_dtype,
@@ -168,7 +168,7 @@ def train(
                 weight_decay=task.weight_decay,
                 phase=task.phase,
                 epoch=epoch,
-                train_loss=total / len(images),
+                train_loss=total / len(examples),
                 eval_accuracy=score,
             )
         )
@@ -177,21 +177,21 @@ def train(
     return rows
 
 
-def kept_of(setting: AdaptationContext, images: Images) -> Keep:
-    """What a record of the images must keep for the metric that selects.
+def kept_of(setting: AdaptationContext, examples: Examples) -> Keep:
+    """What a record of the examples must keep for the metric that selects.
 
     Raises:
         IceprobeError: as `tasks.selecting.kept_for`.
     """
     outputs = setting.task.num_outputs(setting.manifest.dataset.classes)
-    return kept_for(setting.task, setting.metric, outputs, images.targets)
+    return kept_for(setting.task, setting.metric, outputs, examples.targets)
 
 
 @torch.no_grad()
 def predict(
     model: Adapted,
     task: Task,
-    images: Images,
+    examples: Examples,
     keep: Keep,
     setting: AdaptationContext,
     micro: MicroBatch,
@@ -199,39 +199,38 @@ def predict(
     """What the task, with the scaling of the training, records of every image, for one member."""
     model.eval()
     found = []
-    in_order = np.split(np.arange(len(images)), range(micro.size, len(images), micro.size))
-    for pixels, targets in images.batches(in_order):
+    for inputs, targets in examples.batches(examples.in_turn(micro.size)):
         with autocast(setting.device, setting.forward_dtype):
-            logits = model(pixels.to(setting.device))
+            logits = model(inputs)
         outputs = scaled(logits.float(), task)[None]
         found.append(task.record(outputs, targets.to(setting.device), keep))
     return joined(found, task.summed)
 
 
 def time_step(
-    task: Training, setting: AdaptationContext, images: Images, micro: MicroBatch
+    task: Training, setting: AdaptationContext, examples: Examples, micro: MicroBatch
 ) -> tuple[float, float]:
     """Seconds an image of training and of evaluation, by one real step of each after a warm-up.
 
     Only the size of micro-batches that memory allows is kept.
     """
     model = setting.model(task)
-    count = images_per_step(setting.protocol, len(images))
-    (pixels, targets), *_ = images.batches([np.arange(count)])
-    pixels, targets = pixels.to(setting.device), targets.to(setting.device)
-    learning = setting.learning(images)
+    count = images_per_step(setting.protocol, len(examples))
+    (inputs, targets), *_ = examples.batches([np.arange(count)])
+    targets = targets.to(setting.device)
+    learning = setting.learning(examples)
     optimizer = build_optimizer("adamw", model.parameter_groups())
     model.train()
     seconds = math.inf
     for _ in range(2):
         began = _now(setting.device)
-        backward(model, pixels, targets, micro, setting.forward_dtype, learning)
+        backward(model, inputs, targets, micro, setting.forward_dtype, learning)
         optimizer.step()
         seconds = _now(setting.device) - began
     model.eval()
     began = _now(setting.device)
     with torch.no_grad(), autocast(setting.device, setting.forward_dtype):
-        model(pixels[: micro.size])
+        model(inputs.split(micro.size)[0])
     return seconds / count, (_now(setting.device) - began) / min(micro.size, count)
 
 

@@ -19,12 +19,12 @@ _NORMS = (
 )
 
 
-def biases(reader: nn.Module, images: Any) -> Change:
+def biases(reader: nn.Module, examples: Any) -> Change:
     """All bias vectors, including those of norms and separate bias parameters (BitFit)."""
     return Change([name for name, _ in root(reader).named_parameters() if name.endswith("bias")])
 
 
-def norms(reader: nn.Module, images: Any) -> Change:
+def norms(reader: nn.Module, examples: Any) -> Change:
     """Weight and bias of every normalisation layer; never its running statistics."""
     return Change(
         [
@@ -36,6 +36,6 @@ def norms(reader: nn.Module, images: Any) -> Change:
     )
 
 
-def everything(reader: nn.Module, images: Any) -> Change:
+def everything(reader: nn.Module, examples: Any) -> Change:
     """All parameters."""
     return Change([name for name, _ in root(reader).named_parameters()])

@@ -260,7 +260,7 @@ class Backbone(HasTokenShape, nn.Module):
             )
 
     def of_images(self, what: str) -> Preprocessing:
-        """Its preprocessing, for what reads single images only: ``what``, ``"an adaptation"``.
+        """Its preprocessing, for what reads single images only: ``what``, ``"an ONNX file"``.
 
         Raises:
             IceprobeError: if it reads other examples, or images of their own shape.

@@ -30,6 +30,7 @@ def adapt(given: Given, arguments: Arguments = None, resume: Resume = True) -> N
         --adapt "lora?rank=8" --adapt "lora?rank=16&blocks=-1" --adapt bitfit --probe ep12
       iceprobe adapt … --adapt "full?layer_decay=0.75" --learning-rates 1e-3 --forward-dtype bfloat16
       iceprobe adapt … --adapt "lora?rank=4 + ep12?out_dim=48" --checkpointing --accumulate 4
+      iceprobe adapt --backbone transformers:facebook/hubert-base-ls960 --data audio:/data/calls …
       iceprobe adapt examples/adaptation.yaml seeds=1 output=runs/one-seed
     """
     execute(resolve_arguments(AdaptRun, given, arguments), resume)
