@@ -122,6 +122,7 @@ CASES: dict[str, Callable[[Path], Backbone]] = {
     "clips, TimeSformer": _videos("TimeSformer"),
     "clips, frame by frame": lambda _: load_backbone(vit(), frames=3),
     "clips, a vector a frame": lambda _: load_backbone(vit(), frames=3, each="pooled"),
+    "clips, each by itself": lambda _: load_backbone(vit(), frames=2, clips=2, averaged=True),
     "images of their own shape, NaFlex": lambda _: _naflex(),
     "images of their own shape, SigLIP 2": _siglip2,
     "images of their own shape, by shape": lambda _: _native("vit_tiny_patch16_224"),

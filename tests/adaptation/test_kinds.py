@@ -15,6 +15,7 @@ from iceprobe.backbones.kinds import Inputs, Ragged
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.optimisers import build_optimizer
 from iceprobe.probes.probe import build_for
+from iceprobe.tasks.classification import Classification
 from iceprobe.tokens import Tokens
 
 from . import models
@@ -49,7 +50,8 @@ def double(found: tuple[Backbone, Inputs]) -> tuple[Backbone, Inputs]:
 
 def adapted(adaptation: str, of: Backbone, probe: str = "linear") -> Adapted:
     with torch.random.fork_rng():
-        return Adapted(of, adaptation, build_for(of.shape, probe, 2, seed=0).to(of._like.dtype))
+        built = build_for(of.shape, probe, 2, seed=0, task=Classification())
+        return Adapted(of, adaptation, built.to(of._like.dtype))
 
 
 def labels(count: int = COUNT) -> torch.Tensor:
@@ -58,6 +60,19 @@ def labels(count: int = COUNT) -> torch.Tensor:
 
 def gradients(model: Adapted) -> dict[str, torch.Tensor]:
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def loss_of_parts(model: Adapted, inputs: Inputs) -> torch.Tensor:
+    """The mean over clips that are read each by itself, cut by hand; otherwise over examples."""
+    tokens, parts = model.tokens(inputs), model.probe.parts
+    if parts == 1:
+        return cross_entropy(model.probe(tokens), labels())
+    cut = tokens.patches.unflatten(1, (parts, -1)).flatten(0, 1)
+    prefix = tokens.prefix.repeat_interleave(parts, 0)
+    of_part = copy.copy(model.probe)
+    of_part.parts = 1
+    logits = of_part(Tokens(cut, prefix, None, tokens.has_class))
+    return cross_entropy(logits, labels().repeat_interleave(parts))
 
 
 def near(parameter: str) -> dict[str, float]:
@@ -73,8 +88,10 @@ def near(parameter: str) -> dict[str, float]:
 def test_micro_batches_have_the_gradient_of_the_whole_batch(name, probe, made):
     """Parts of 3, 3 and 1 examples, each padded to its own longest."""
     of, inputs = double(made[name])
+    if of.shape.parts > 1:  # prefix tokens are the mean over clips
+        probe = probe.partition("?")[0]
     whole = adapted("full?layer_decay=1", of, probe).train()
-    loss = cross_entropy(whole(inputs), labels())
+    loss = loss_of_parts(whole, inputs)
     loss.backward()
     parts = adapted("full?layer_decay=1", of, probe).train()
     found = backward(parts, inputs, labels(), MicroBatch(3))
@@ -168,6 +185,16 @@ def test_learning_rates_of_blocks_are_those_of_the_model_alone(at_once, made, mo
         name: images.scale(name) for name in images.names
     }
     assert clips.scale("blocks.0.mlp.fc1.weight") == 1 / 8
+
+
+def test_clips_read_each_by_itself_are_averaged_by_their_probabilities(made):
+    of, inputs = double(made["clips, each by itself"])
+    model = adapted("lora?rank=2", of, "ep4").eval()
+    rows = model.probe.of_each_part(model.tokens(inputs))
+    assert rows.shape == (2 * COUNT, 2)
+    torch.testing.assert_close(
+        model(inputs).softmax(1), rows.softmax(1).unflatten(0, (-1, 2)).mean(1)
+    )
 
 
 def test_a_module_without_weights_is_refused():

@@ -33,6 +33,7 @@ QUICK = dict(seeds=1, epochs=3, batch_size=8, learning_rates=[1e-2])
 RUNS = [
     "clips, VideoMAE",
     "clips, frame by frame",
+    "clips, each by itself",
     "images of their own shape, by shape",
     "images of their own shape, NaFlex",
     "bags, a vector an image",

@@ -357,6 +357,7 @@ def _training_record(setting: AdaptationContext, train: Examples) -> dict[str, A
         "device": setting.device.type,
         "dtype": setting.forward_dtype,
         **({} if setting.class_weight == "none" else {"class_weight": setting.class_weight}),
+        **({} if (parts := setting.manifest.shape.parts) == 1 else {"parts": parts}),
     }
 
 

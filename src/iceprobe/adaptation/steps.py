@@ -138,7 +138,8 @@ def _in_parts(
 
 
 def _loss(probe: Probe, tokens: Tokens, targets: Tensor, task: Task) -> Tensor:
-    logits = probe(tokens)
+    logits = probe.of_each_part(tokens)
+    targets = targets.repeat_interleave(probe.parts, 0) if probe.parts > 1 else targets
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return task.loss(scaled(wide, task), targets) + probe.penalty(tokens)
 

@@ -80,7 +80,7 @@ class AdaptationContext:
     def build(self, probe: str, seed: int | None = None) -> Probe:
         """A probe for these tokens and outputs; with a seed, initialised by it alone."""
         outputs = self.task.num_outputs(self.manifest.dataset.classes)
-        return build_for(self.manifest.shape, probe, outputs, seed)
+        return build_for(self.manifest.shape, probe, outputs, seed, self.task)
 
     def model(self, task: Training) -> Adapted:
         """Initialised by the task's seed alone."""

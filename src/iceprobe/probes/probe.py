@@ -86,7 +86,7 @@ class Probe(nn.Module):
         Raises:
             IceprobeError: of several parts without a task, which says how outputs are averaged.
         """
-        logits = self.classifier(self.norm(descriptors.to(self.classifier.weight.dtype)))
+        logits = self._classified(descriptors)
         if self.parts == 1:
             return logits
         if self.task is None:
@@ -95,6 +95,13 @@ class Probe(nn.Module):
                 "build_for its task="
             )
         return self.task.averaged(logits, self.parts)
+
+    def of_each_part(self, tokens: Tokens | Tensor) -> Tensor:
+        """Logits of every part by itself, ``(B · parts, K)``: what a training's loss is of."""
+        return self._classified(self.pooling(*self.read_tokens(tokens)))
+
+    def _classified(self, descriptors: Tensor) -> Tensor:
+        return self.classifier(self.norm(descriptors.to(self.classifier.weight.dtype)))
 
     def descriptors(self, tokens: Tokens | Tensor, mask: Tensor | None = None) -> Tensor:
         """What the pooling makes of each example, ``(B, D_o)``; of several parts their mean."""
