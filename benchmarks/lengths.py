@@ -22,7 +22,7 @@ from iceprobe.store.split import StoredSplit
 
 DIM, BAGS, BATCH, CLASSES = 384, 256, 32, 5
 SHORTEST, LONGEST = 50, 5_000
-PROBES = {"ep8": ["ep8"], "many": ["ep8", "ep32", "abmilp", "mhca8", "linear?input=mean"]}
+PROBES = {"EP8": ["ep8"], "five probes": ["ep8", "ep32", "abmilp", "mhca8", "linear?input=mean"]}
 RATES = (1e-3, 1e-2)
 
 
@@ -58,7 +58,7 @@ def measure(device: torch.device, rounds: int | None) -> list[Figure]:
         padded = sum(batch[one].max() * len(one) for batch, cuts in cut for one in cuts)
         figures.append(
             Figure(
-                f"lengths_{name}",
+                f"lengths of 50 to 5,000, {name}",
                 "epoch over lengths of 50 to 5,000 / over one length",
                 device.type,
                 times.ratio("spread", "even"),

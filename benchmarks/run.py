@@ -34,6 +34,7 @@ SECONDS = {
     "streamed_memory": 60,
     "knn": 90,
     "plan": 90,
+    "lengths": 60,
 }
 ON_GPU = ("probe_step", "attend_gpu", "fit_members", "extraction", "knn")
 

@@ -1,5 +1,6 @@
 """Examples of several lengths: a batch in padded pieces trains as its examples alone would."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from iceprobe.fitting.engine import JointTrainer, group_losses, predict
 from iceprobe.fitting.feed import Feed
 from iceprobe.fitting.members import make_groups
 from iceprobe.fitting.memory import cutting_of, step_memory
-from iceprobe.fitting.pieces import PADDED, SMALL, Cutting
+from iceprobe.fitting.pieces import OVERHEAD, Cutting
 from iceprobe.fitting.shuffling import Shuffle
 from iceprobe.fitting.stacked import Member
 from iceprobe.probes.probe import build_for
@@ -83,11 +84,24 @@ def test_a_batch_is_cut_into_pieces_that_are_full(cutting, lengths):
     rows = [sizes[cut].max() * len(cut) for cut in cuts]
     for cut, padded in zip(cuts, rows, strict=True):
         assert padded <= cutting.at_once or len(cut) == 1
-        assert padded <= max(SMALL, PADDED * sizes[cut].sum())
     assert streamed == (sum(rows) > cutting.held)
     if cutting is ALL and lengths == "spread":
-        assert sum(rows) < 1.2 * sizes.sum()
-        assert len(cuts) < 32  # not each alone
+        assert sum(rows) < 1.1 * sizes.sum()
+        assert len(cuts) < 20  # not each alone
+
+
+@pytest.mark.parametrize("at_once", [700, 10**6])
+def test_no_other_pieces_would_take_less(at_once):
+    """Against every way of cutting nine examples in their order."""
+    for seed in range(5):
+        sizes = np.random.default_rng(seed).integers(1, 900, 9)
+        ordered, costs = np.sort(sizes)[::-1], []
+        for ends in product([False, True], repeat=8):
+            parts = np.split(ordered, np.flatnonzero(ends) + 1)
+            if all(part[0] * len(part) <= at_once or len(part) == 1 for part in parts):
+                costs.append(sum(part[0] * len(part) + OVERHEAD for part in parts))
+        cuts, _ = Cutting(at_once, 0).pieces(sizes)
+        assert sum(sizes[cut].max() * len(cut) + OVERHEAD for cut in cuts) == min(costs)
 
 
 def test_drawn_tokens_of_large_bags_stay_in_memory():

@@ -27,8 +27,7 @@ T = TypeVar("T")
 
 PIECE_BYTES = 2**28  # of a piece's tokens in float32 at most, unless one example has more
 LARGE = 2**24  # bytes of an example's tokens in float32 from which on batches come in pieces
-PADDED = 1.1  # rows of a piece for each token at most
-SMALL = 2**12  # rows of a piece that may have more padding: fewer take a product's overhead
+OVERHEAD = 500  # rows that take as long as a piece does beside its own (benchmarks/lengths.py)
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,30 @@ class Cutting:
         ``drawn``: the most rows of an example that stay once its piece was read; all by default.
         """
         order = np.argsort(-lengths, kind="stable")
-        ordered = lengths[order].tolist()
-        cuts, start, rows = list[np.ndarray](), 0, 0
-        while start < len(order):
-            longest, real, stop = ordered[start], ordered[start], start + 1
-            while stop < len(order):
-                padded = longest * (stop + 1 - start)
-                real += ordered[stop]
-                if padded > self.at_once or padded > max(SMALL, PADDED * real):
-                    break
-                stop += 1
-            cuts.append(order[start:stop])
-            rows += (longest if drawn is None else min(longest, drawn)) * (stop - start)
-            start = stop
+        cuts = [order[start:stop] for start, stop in self._runs(lengths[order])]
+        stay = lengths if drawn is None else np.minimum(lengths, drawn)
+        rows = sum(int(stay[cut].max()) * len(cut) for cut in cuts)
         return cuts, rows > self.held
+
+    def _runs(self, lengths: np.ndarray) -> list[tuple[int, int]]:
+        """Runs of examples, longest first, that make pieces of the fewest rows, `OVERHEAD` a piece among them.
+
+        Of the first i examples f(i) = min_j f(j) + (i − j) · lengths[j] + `OVERHEAD`.
+        """
+        count = len(lengths)
+        least, begins = np.zeros(count + 1), np.zeros(count + 1, np.int64)
+        for stop in range(1, count + 1):
+            rows = lengths[:stop] * np.arange(stop, 0, -1)
+            fits = rows <= self.at_once
+            fits[-1] = True  # one example alone
+            taken = np.where(fits, least[:stop] + rows, np.inf)
+            begins[stop] = taken.argmin()
+            least[stop] = taken[begins[stop]] + OVERHEAD
+        runs, stop = list[tuple[int, int]](), count
+        while stop:
+            runs.append((int(begins[stop]), stop))
+            stop = runs[-1][0]
+        return runs[::-1]
 
 
 def rows_at_once(shape: TokenShape, width: int, most: int | None = None) -> int | None:
