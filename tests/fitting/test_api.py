@@ -277,7 +277,7 @@ def test_another_fits_state_is_refused(store, tmp_path):
         (["ep3"], {}, "does not divide"),
         (["ep4"], {"seeds": 0}, "seeds=0"),
         (["ep4"], {"amp": "float8"}, "fit_dtype"),
-        (["ep4"], {"split": "val"}, "no split 'val'"),
+        (["ep4"], {"split": "val"}, "unknown split of test:planted 'val'. There are: test, train"),
         (["ep4"], {"device": "cuda:99"}, "cuda:99"),
         (["epp"], {}, "unknown probe"),
     ],

@@ -124,7 +124,11 @@ def test_a_task_from_outside_is_fitted_by_its_own_loss_and_selected_by_its_metri
 
 
 def test_its_predictions_have_a_table(ordinal):
-    table = Table(SimpleNamespace(task=ordinal, classes=["low", "middle", "high"], units=[]), top=1)
+    of_images = SimpleNamespace(kind="image")
+    model = SimpleNamespace(
+        task=ordinal, classes=["low", "middle", "high"], units=[], preprocessing=of_images
+    )
+    table = Table(model, top=1)
     table.add(["a.png", "b.png"], torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
     assert table.heading == ["file", "output", "probability"]
     assert table.rows == [["a.png", "middle", "1"], ["b.png", "high", "1"]]

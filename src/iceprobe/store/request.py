@@ -175,7 +175,7 @@ def describe_as(
             f"views={settings.augmented_views} are of the split {TRAIN!r}, and {dataset.name} is read "
             f"without it ({', '.join(names)}): take views=0"
         )
-    coords = max(dataset.splits[name].coords for name in names if name in dataset.splits)
+    coords = max((s.coords for name, s in dataset.splits.items() if name in names), default=0)
     return Manifest(
         backbone=backbone,
         dataset=DatasetRecord(
