@@ -206,8 +206,8 @@ def test_a_module_without_weights_is_refused():
             return Tokens(rows, rows[:, :0], mask=images.mask)
 
     of = load_backbone(Mean())
-    for adaptation in ("full?layer_decay=1", "bitfit", "layernorm"):
-        with pytest.raises(IceprobeError, match=r"nothing of the kind .* take another adaptation"):
+    for adaptation in ("full?layer_decay=1", "bitfit", "layernorm", "lora"):
+        with pytest.raises(IceprobeError, match=r"of '.*': it has no weights, take none$"):
             adapted(adaptation, of)
 
 

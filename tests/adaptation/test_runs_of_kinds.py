@@ -93,7 +93,7 @@ def test_predictions_are_those_of_the_saved_adapter_and_probe(tmp_path):
         torch.testing.assert_close(tensor, weights[name], atol=1e-3, rtol=1e-3)
 
 
-def test_a_killed_run_of_recordings_is_shown_again(tmp_path):
+def test_a_finished_run_of_recordings_is_shown_again(tmp_path):
     backbone, dataset = CASES["recordings, by length"](tmp_path), data("sound", tmp_path)
     asked = dict(output=tmp_path / "run", **QUICK)
     (first,) = iceprobe.adapt(backbone, dataset, ["bitfit"], ["ep2"], **asked)

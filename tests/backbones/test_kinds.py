@@ -187,9 +187,9 @@ def test_another_kind_is_refused(tmp_path: Any) -> None:
 
 def test_what_is_of_images_refuses_others() -> None:
     with pytest.raises(
-        IceprobeError, match=r"an exported probe is of images, .* reads series of numbers"
+        IceprobeError, match=r"the attention of heads is of images, .* reads series of numbers"
     ):
-        backbone(2).of_images("an exported probe")
+        backbone(2).of_images("the attention of heads")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from iceprobe.fitting.selection import peak_rate
 from iceprobe.protocols.choosing import best_at_last_epoch
 from iceprobe.protocols.protocol import (
     PROTOCOLS,
+    check_splits,
     for_images,
     get_protocol,
     images_per_step,
     protocol_of,
+    reported,
 )
 from iceprobe.results.curves import CurveRow
 from iceprobe.settings import Fitting
@@ -121,3 +123,26 @@ def test_few_images_are_seen_often_enough():
     assert for_images(get_protocol("heldout", epochs=3), 50).epochs == 3
     assert for_images(get_protocol("heldout", epochs=3, min_steps=44), 5400).epochs == 3
     assert for_images(get_protocol("heldout", epochs=3, min_steps=220), 5400).epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "says"),
+    [
+        (["test"], "test", r"d has no split 'train' \(it has test\).* iceprobe test RUN --data d$"),
+        (["train", "a", "b"], "train", "what they memorised; give split='a' or 'b'$"),
+        (["train"], "train", "give the data set a split of other images, such as test$"),
+        (["train", "test"], "tset", r"unknown split of d 'tset'. Did you mean test\? There are: test, train"),
+        (["train"], "test", r"d has no split 'test', all is in train: .* draws one\)$"),
+    ],
+)  # fmt: skip
+def test_splits_that_cannot_be_reported_are_refused(splits, split, says):
+    with pytest.raises(IceprobeError, match=says):
+        check_splits(splits, split, "d")
+
+
+def test_folds_are_a_remedy_for_who_has_them():
+    with pytest.raises(IceprobeError, match=r"or test each example by folds, --protocol folds$"):
+        check_splits(["train"], "test", "d", folds=True)
+    check_splits(["train"], reported(Fitting(protocol="folds")), "d", folds=True)
+    check_splits(["train", "test"], reported(Fitting()), "d")
+    assert (reported(Fitting(folds=3)), reported(Fitting(split="val"))) == (None, "val")

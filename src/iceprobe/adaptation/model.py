@@ -57,6 +57,8 @@ class Adapted(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
+        if next(backbone.reader.parameters(), None) is None:
+            raise IceprobeError(f"{adaptation} of {backbone.spec!r}: it has no weights, take none")
         spec = parse_adaptation(adaptation)
         options = adaptation_options(spec)
         self._scale = options.pop("lr_scale")
@@ -142,7 +144,7 @@ class Adapted(nn.Module):
 
     @property
     def _like(self) -> Tensor:
-        return next(self.reader.parameters(), torch.empty(0))
+        return next(self.reader.parameters())
 
 
 def _noise(like: Inputs) -> Inputs:

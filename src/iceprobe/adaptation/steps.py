@@ -139,7 +139,7 @@ def _in_parts(
 
 def _loss(probe: Probe, tokens: Tokens, targets: Tensor, task: Task) -> Tensor:
     logits = probe.of_each_part(tokens)
-    targets = targets.repeat_interleave(probe.parts, 0) if probe.parts > 1 else targets
+    targets = targets.repeat_interleave(probe.parts, 0)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return task.loss(scaled(wide, task), targets) + probe.penalty(tokens)
 

@@ -13,12 +13,12 @@ from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.datasets.registry import load_grouped_if_it_can
+from iceprobe.probes.budget import budgeted
 from iceprobe.results.other_sets import NAME
 from iceprobe.settings import FitRun
 
 if TYPE_CHECKING:
     from iceprobe.fitting.other_fit import Predicts
-    from iceprobe.store import Store
 
 log = logging.getLogger("iceprobe")
 
@@ -64,7 +64,8 @@ class OtherSets:
         for spec in named(config).values():
             if is_store(spec):
                 store = Store.open(spec)
-                run.check_store(store, "test", [*config.probe, *_within_budget(config, store, run)])
+                added = budgeted(store.shape, len(run.classes), config)
+                run.check_store(store, "test", [*config.probe, *added])
             else:
                 run.check_dataset(self._load(spec, config.groups or run.group), "test")
 
@@ -88,17 +89,6 @@ class OtherSets:
                     folder.path, data, name=name, progress=progress, command=command, **how()
                 )
                 log.info("test %s: results of %d probes on %s", name, len(results), spec)
-
-
-def _within_budget(config: FitRun, store: "Store", run: "Predicts") -> list[str]:
-    """The probes that a budget adds."""
-    from iceprobe.probes import within_budget
-
-    if config.budget is None and config.budget_flops is None:
-        return []
-    sizes = store.dim, len(run.classes), store.num_tokens
-    most = {"parameters": config.budget, "flops": config.budget_flops}
-    return within_budget(*sizes, **most, parts=store.shape.parts)
 
 
 def tell_tests(run: Any) -> None:

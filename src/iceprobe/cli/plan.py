@@ -77,7 +77,7 @@ def _plan_on_tokens(config: StoreRun) -> None:
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     refused: list[str] = []
     for run in cells(config):
-        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec)
+        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec, folds=True)
         groups = dataset.groups("train", run.groups)
         targets = dataset.splits["train"].targets
         check_fit(run, shape, dataset.classes, targets, dataset.task, groups)

@@ -25,9 +25,9 @@ def predict(
 
     Of videos or recordings if the probe reads these; of a probe of bags every folder in the folder is a bag.
 
-    The table is CSV: file (of bags example), class, probability, then the next classes with theirs. Of tags it has the
-    probability of each in a column of its name, or with --top those of the highest as of classes; of numbers
-    each in a column of its name and unit.
+    The table is CSV: file (of bags example), class, probability, then the next classes with theirs. Of tags
+    it has the probability of each in a column of its name, or with --top those of the highest as of classes;
+    of numbers each in a column of its name and unit.
 
     \b
     Examples:

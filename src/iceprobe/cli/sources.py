@@ -219,7 +219,7 @@ class Sources:
 
         dataset = self.dataset(run)
         check_images(dataset)
-        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec)
+        check_splits(dataset.splits, reported(fitting_of(run)), dataset.spec, folds=True)
         targets = dataset.splits["train"].targets
         rows = chosen_rows(len(targets), min(run.limit or len(targets), len(targets)))
         groups = dataset.groups("train", run.groups)

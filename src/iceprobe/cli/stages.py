@@ -21,6 +21,7 @@ from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes.budget import budgeted
 from iceprobe.probes.inputs import input_of
 from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import check_splits, launch_line, protocol_of, reported
@@ -88,7 +89,8 @@ def fit_run(
             give_back_freed_memory()
         store = source.store(config, progress)
         log.info("store %s", store.path or store.identity)
-        check_splits(store.splits, reported(fitting_of(config)), store.manifest.dataset.spec)
+        spec = store.manifest.dataset.spec
+        check_splits(store.splits, reported(fitting_of(config)), spec, folds=True)
         check_fit_on(config, store)
         if not isinstance(config, Run):  # of images this was checked before their tokens were made
             from iceprobe.fitting.other_fit import Predicts
@@ -158,10 +160,7 @@ def check_fit(
     from iceprobe.tasks.registry import get_task, pooled_task
 
     pooled_task(task)
-    if has_budget(config):
-        sizes = shape.dim, len(classes), shape.num_tokens
-        most = {"parameters": config.budget, "flops": config.budget_flops}
-        probes.within_budget(*sizes, **most, parts=shape.parts)
+    budgeted(shape, len(classes), config)  # refuses a budget that no probe keeps
     for shots in config.shots or []:
         drawn(get_task(task), targets, classes, shots=shots, groups=groups)
     for text in config.probe:

@@ -30,7 +30,8 @@ from iceprobe.fitting.memory import StepMemory, check_memory, step_memory
 from iceprobe.fitting.penalties import check_solved, is_solved
 from iceprobe.machine.disk_speed import read_speed
 from iceprobe.machine.free_memory import available_memory
-from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes.budget import budgeted
 from iceprobe.probes.inputs import input_of, names_layers
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.grids import grid_of
@@ -114,16 +115,7 @@ def plan_fit(
         shape = backbone
     else:
         shape = backbone.joined_shape if together else backbone.shape
-    texts = list(probes)
-    if call.budget is not None or call.budget_flops is not None:
-        texts += within_budget(
-            shape.dim,
-            num_classes,
-            shape.num_tokens,
-            parameters=call.budget,
-            flops=call.budget_flops,
-            parts=shape.parts,
-        )
+    texts = [*probes, *budgeted(shape, num_classes, call)]
     labels = dict.fromkeys(probe_label(parse_probe(text)) for text in texts)
     trained = [label for label in labels if parse_probe(label).name != "knn"]
     seeds, replicates = repeated(

@@ -1,4 +1,4 @@
-"""The table of predictions: a row an image or another example, its columns by the task. Of bags ``file`` is ``example``.
+"""The table of predictions: a row an image or another example, its columns by the task.
 
 classes     file, class, probability, class_2, probability_2, …        the most probable ones, best first
 tags        file, cat, dog, …                                          the probability of each

@@ -37,7 +37,8 @@ from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
-from iceprobe.probes import parse_probe, probe_label, within_budget
+from iceprobe.probes import parse_probe, probe_label
+from iceprobe.probes.budget import budgeted
 from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -335,16 +336,7 @@ def _warning_of_days(
 def _labels(store: Store, probes: Sequence[str], settings: Fitting) -> list[str]:
     """Canonical labels of the probes named, then of the EPs within a budget."""
     labels = [probe_label(parse_probe(text)) for text in probes]
-    if settings.budget is None and settings.budget_flops is None:
-        return labels
-    within = within_budget(
-        store.dim,
-        len(store.classes),
-        store.num_tokens,
-        parameters=settings.budget,
-        flops=settings.budget_flops,
-        parts=store.shape.parts,
-    )
+    within = budgeted(store.shape, len(store.classes), settings)
     more = [probe_label(parse_probe(text)) for text in within]
     return labels + [label for label in more if label not in labels]
 

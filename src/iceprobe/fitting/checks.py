@@ -27,7 +27,7 @@ def check_request(
         IceprobeError: naming it.
     """
     check_named(labels, "--probe knn --probe linear --probe ep32")
-    check_splits(store.splits, split, store.manifest.dataset.spec)
+    check_splits(store.splits, split, store.manifest.dataset.spec, folds=True)
     for name in ("train", split):
         if not len(store[name]):
             raise IceprobeError(

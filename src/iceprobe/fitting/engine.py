@@ -180,9 +180,9 @@ def loss_parts(
 def group_losses(groups: list[Group], batch: Batch, task: Task) -> list[Tensor]:
     """The losses of the members of every group, ``(G,)`` a group.
 
-    The task's loss, of examples in parts the mean over these, and the penalties of a probe on its own attention. Groups with penalties share
-    products among themselves only: `attend_together`, which the others use, keeps no weights. Of a part
-    of a batch it is the part's share of the whole batch's loss.
+    The task's loss, of examples in parts the mean over these, and the penalties of a probe on its own
+    attention. Groups with penalties share products among themselves only: `attend_together`, which the
+    others use, keeps no weights. Of a part of a batch it is the part's share of the whole batch's loss.
     """
     losses, share = [], len(batch.labels) / batch.images
     found = _forward(groups, batch, training=True)

@@ -7,8 +7,13 @@ value map and the classifier. Psomas et al., "Attention, Please!".
 """
 
 import math
+from typing import TYPE_CHECKING
 
 from iceprobe.core.errors import IceprobeError
+
+if TYPE_CHECKING:
+    from iceprobe.settings import Fitting
+    from iceprobe.tokens import TokenShape
 
 QUERIES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 NARROWING = (1, 2, 4, 8, 16)  # D / D_o
@@ -62,3 +67,21 @@ def within_budget(
             f"{' and '.join(which)}: raise it"
         )
     return fits
+
+
+def budgeted(shape: "TokenShape", num_classes: int, asked: "Fitting") -> list[str]:
+    """The EPs within the budget of a fit on tokens of ``shape``; none if it has no budget.
+
+    Raises:
+        IceprobeError: as `within_budget`.
+    """
+    if asked.budget is None and asked.budget_flops is None:
+        return []
+    return within_budget(
+        shape.dim,
+        num_classes,
+        shape.num_tokens,
+        parameters=asked.budget,
+        flops=asked.budget_flops,
+        parts=shape.parts,
+    )

@@ -253,12 +253,15 @@ def reported(settings: Fitting) -> str | None:
     return None if protocol_of(settings).outer_folds else settings.split
 
 
-def check_splits(splits: Iterable[str], split: str | None, spec: str) -> None:
+def check_splits(
+    splits: Iterable[str], split: str | None, spec: str, *, folds: bool = False
+) -> None:
     """Refuse to train on nothing, and to report the training split or one that isn't there.
 
     Args:
         splits: of the data set ``spec``.
         split: to report; ``None`` for none, as of `reported`.
+        folds: whether the caller could test by folds.
 
     Raises:
         IceprobeError: with those that may be reported, or with what does without.
@@ -277,9 +280,9 @@ def check_splits(splits: Iterable[str], split: str | None, spec: str) -> None:
             + (f"give split={' or '.join(map(repr, others))}" if others else remedy)
         )
     if split is not None and split not in names:
+        if others:
+            raise IceprobeError(unknown(f"split of {spec}", split, names))
+        or_folds = ", or test each example by folds, --protocol folds" if folds else ""
         raise IceprobeError(
-            unknown(f"split of {spec}", split, names)
-            if others
-            else f"{spec} has no split {split!r}, all is in train: give it one (test_fraction=0.2 draws one), or "
-            "test each example by folds, --protocol folds"
+            f"{spec} has no split {split!r}, all is in train: give it one (test_fraction=0.2 draws one){or_folds}"
         )
