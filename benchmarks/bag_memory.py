@@ -59,13 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bags", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--memory", type=float, default=2e9, help="bytes")
+    parser.add_argument("--memory", default="2GB", help="as of iceprobe fit")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), args.bags, args.tokens)
         spec = f"features:{folder}/bags?table={folder}/labels.csv&name=slide_id&target=label&split=split"
-        command = [sys.executable, "-m", "iceprobe", "fit", spec, "--memory", f"{args.memory:.0f}"]
+        command = [sys.executable, "-m", "iceprobe", "fit", spec, "--memory", args.memory]
         command += (
             [f"--probe={probe}" for probe in PROBES] + OPTIONS + ["--output", f"{folder}/run"]
         )

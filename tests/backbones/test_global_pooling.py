@@ -64,7 +64,7 @@ def test_a_model_built_without_pooling_has_none():
     assert load_backbone(model.eval(), image_size=64).vectors == {}
 
 
-def test_a_linear_probe_is_trained_on_those_features(images):  # noqa: F811
+def test_a_linear_probe_is_trained_on_those_features(images, tmp_path):  # noqa: F811
     """The store's rows are timm's features, image by image."""
     model = perturbed(timm.create_model("convnext_atto", num_classes=0, **MODELS["convnext_atto"]))
     backbone = load_backbone(model, image_size=32)
@@ -76,7 +76,9 @@ def test_a_linear_probe_is_trained_on_those_features(images):  # noqa: F811
         expected = model.forward_head(model.forward_features(views), pre_logits=True)
     found = store["train"].rows("pooled", range(36))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    (result,) = package.fit(store, ["linear?input=pooled"], seeds=1, epochs=1)
+    (result,) = package.fit(
+        store, ["linear?input=pooled"], seeds=1, epochs=1, output=tmp_path / "run"
+    )
     assert result.parameters.total == 16 * 3 + 3
     probe = result.probes[0]
     logits = probe.classifier(probe.norm(expected))

@@ -88,7 +88,14 @@ def test_tokens_are_each_image_s(each: str, tmp_path) -> None:
 def test_probes_are_fitted_on_bags(tmp_path) -> None:
     backbone = f"{MODEL}?reads=bags"
     store = iceprobe.extract(backbone, spec(tmp_path), tmp_path / "features")
-    results = iceprobe.fit(store, ["knn", "linear", "abmilp"], epochs=2, seeds=1, protocol="paper")
+    results = iceprobe.fit(
+        store,
+        ["knn", "linear", "abmilp"],
+        epochs=2,
+        seeds=1,
+        protocol="paper",
+        output=tmp_path / "run",
+    )
     assert [result.probe for result in results] == ["knn", "linear", "abmilp"]
     assert all(result.test_images == 2 for result in results)
 

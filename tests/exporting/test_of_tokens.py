@@ -16,26 +16,31 @@ PROBES = ["ep4", "abmilp?gated=true", "linear?input=mean", "dsmil2", "aim4", "ca
 
 
 @pytest.fixture(scope="module")
-def ragged():
+def ragged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ragged")
     data = {"train": bags(60, 0), "test": bags(30, 1)}
-    return data, iceprobe.fit(iceprobe.from_tokens(data), PROBES, **SETTINGS)
+    return data, iceprobe.fit(iceprobe.from_tokens(data), PROBES, **SETTINGS, output=folder / "run")
 
 
 @pytest.fixture(scope="module")
-def even():
+def even(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("even")
     rng, y = np.random.default_rng(0), np.arange(60) % 3
     x = rng.normal(size=(60, 12, 24)).astype(np.float32)
     data = {"train": (x, y), "test": (x[:30], y[:30])}
     store = iceprobe.from_tokens(data, grid=(3, 4))
-    return data, iceprobe.fit(store, ["ep4", "cbam"], **SETTINGS)
+    return data, iceprobe.fit(store, ["ep4", "cbam"], **SETTINGS, output=folder / "run")
 
 
 @pytest.fixture(scope="module")
-def vectors():
+def vectors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vectors")
     rng, y = np.random.default_rng(0), np.arange(60) % 3
     x = rng.normal(size=(60, 24)).astype(np.float32)
     data = {"train": (x, y), "test": (x[:30], y[:30])}
-    return data, iceprobe.fit(iceprobe.from_tokens(data), ["linear"], **SETTINGS)
+    return data, iceprobe.fit(
+        iceprobe.from_tokens(data), ["linear"], **SETTINGS, output=folder / "run"
+    )
 
 
 def opened(results, label, folder, **more) -> TokenProbe:
@@ -128,7 +133,9 @@ def test_patches_alone_are_refused_by_a_probe_that_reads_more(tmp_path):
         {"train": (x, y), "test": (x[:30], y[:30])},
         prefix={"train": x[:, :1] + 1, "test": x[:30, :1] + 1},
     )
-    (result,) = iceprobe.fit(store, ["ep2?input=class+patches"], **SETTINGS)
+    (result,) = iceprobe.fit(
+        store, ["ep2?input=class+patches"], **SETTINGS, output=tmp_path / "run"
+    )
     model = opened([result], result.label, tmp_path / "model")
     with pytest.raises(
         IceprobeError, match=r"reads more than tokens \(N, 24\): call it with Tokens"

@@ -82,7 +82,7 @@ def test_what_was_done_is_counted_reported_and_kept(mixed, tmp_path, caplog, wor
     assert [r.message for r in caplog.records if "assumed" in r.message] == [
         f"assumed: {line}" for line in LINES
     ]
-    (knn, *_) = iceprobe.fit(store, ["knn"])
+    (knn, *_) = iceprobe.fit(store, ["knn"], output=tmp_path / "run")
     assert knn.assumed == LINES
 
 
@@ -193,7 +193,7 @@ def test_shapes_held_by_alpha_are_distinguished(tmp_path):
     store = iceprobe.extract(
         make_backbone(), load_dataset(f"folder:{tmp_path}/images"), tmp_path / "features", **SMALL
     )
-    (knn,) = iceprobe.fit(store, ["knn"])
+    (knn,) = iceprobe.fit(store, ["knn"], output=tmp_path / "run")
     assert knn.top1.mean == 1.0
 
 
