@@ -11,6 +11,7 @@ _HOME = {
     "build": "probe",
     "build_for": "probe",
     "build_pooling": "probe",
+    "load_published": "published",
     "parse_probe": "registry",
     "probe_label": "registry",
     "within_budget": "budget",
