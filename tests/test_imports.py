@@ -26,6 +26,7 @@ ROOMS = (
     "store",
     "probes",
     "results",
+    "published",
     "measures",
     "protocols",
     "neighbours",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iceprobe.cli.arguments import named_result
+from iceprobe.cli.compare_published import show_published
 from iceprobe.cli.console import console, say
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import FittedResult, read_results
@@ -38,6 +39,18 @@ def compare(
             min=0, help="Images to name per pair that only one of the two classifies correctly."
         ),
     ] = 2,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Lay one run beside published figures of its encoder."),
+    ] = False,
+    as_encoder: Annotated[
+        str | None,
+        typer.Option("--as", help="published: the encoder, where its spec doesn't tell."),
+    ] = None,
+    on_data: Annotated[
+        str | None,
+        typer.Option("--on", help="published: the data set, where its spec doesn't tell."),
+    ] = None,
 ) -> None:
     """Compare probes image by image: difference, 95% interval, p-value, and equivalence.
 
@@ -48,10 +61,18 @@ def compare(
       iceprobe compare runs/demo
       iceprobe compare runs/demo --against aim12 --margin 1.5
       iceprobe compare runs/mae runs/dino
+      iceprobe compare runs/mae --published
+      iceprobe compare runs/mae --published --as "MAE ViT-S/16" --on imagenet1k
     """
     from iceprobe.results import compare as compare_runs
     from iceprobe.results.comparison import compare_pairs, corrected
 
+    if published:
+        _check_published(runs, {"--against": against, "--margin": margin})
+        show_published(read_results(runs[0]), as_encoder, on_data)
+        return
+    if as_encoder is not None or on_data is not None:
+        raise IceprobeError("--as and --on name what published figures are of: add --published")
     if margin is not None and margin <= 0:
         raise IceprobeError(f"--margin {margin}: give a number of points above 0, such as 1.5")
     if len(runs) > 2:
@@ -74,6 +95,17 @@ def compare(
     console.print(_table(comparisons, margin, labels))
     for line in _mistakes(comparisons, mistakes) if mistakes else []:
         say(line)
+
+
+def _check_published(runs: Sequence[Path], others: dict[str, object]) -> None:
+    """Refuse several runs, and options that are of runs against each other."""
+    if len(runs) > 1:
+        raise IceprobeError(f"--published with {len(runs)} runs: name one")
+    for flag, value in others.items():
+        if value is not None:
+            raise IceprobeError(
+                f"--published with {flag}, which is of probes of runs: leave one out"
+            )
 
 
 def _cells(results: Sequence[FittedResult]) -> list[list[FittedResult]]:

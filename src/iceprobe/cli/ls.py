@@ -22,6 +22,7 @@ from iceprobe.datasets import CATALOGUE, DATASETS
 from iceprobe.measures.registry import MEASURES
 from iceprobe.probes import PROBES, probe_label
 from iceprobe.protocols.protocol import PROTOCOLS
+from iceprobe.published import encoders, figures
 from iceprobe.results import read_results
 from iceprobe.results.dense import Dense, best_first
 from iceprobe.results.files import SEGMENTATIONS
@@ -52,8 +53,8 @@ def ls(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="backbones, datasets, probes, tasks, metrics, measures, adaptations, protocols, runs "
-            "or stores; all if left out."
+            help="backbones, datasets, probes, tasks, metrics, measures, adaptations, protocols, "
+            "published, runs or stores; all if left out."
         ),
     ] = None,
     word: Annotated[
@@ -65,7 +66,7 @@ def ls(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
 ) -> None:
-    """List backbones, data sets, probes, tasks, metrics, measures, adaptations, protocols, runs or stores.
+    """List backbones, data sets, probes, tasks, metrics, measures, adaptations, protocols, published figures, runs or stores.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -75,6 +76,7 @@ def ls(
       iceprobe ls probes ep --dim 1024 --classes 100 --grid 16x16
       iceprobe ls backbones timm
       iceprobe ls metrics multilabel
+      iceprobe ls published DINOv2
       iceprobe ls runs
       iceprobe ls stores
     """
@@ -87,6 +89,7 @@ def ls(
         "measures": _measures,
         "adaptations": _adaptations,
         "protocols": _protocols,
+        "published": _published,
         "runs": lambda: _runs(runs),
         "stores": lambda: _stores(features, runs),
     }
@@ -208,6 +211,23 @@ def _protocols() -> list[Entry]:
         least = f", at least {p.min_steps} steps" if p.min_steps else ""
         line = f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step{least}"
         entries.append(Entry(name, p.summary, (line,)))
+    return entries
+
+
+def _published() -> list[Entry]:
+    """The encoders with published figures, each with its figures by data set and source."""
+    entries = []
+    for encoder in encoders().values():
+        of = [one for one in figures() if one.encoder == encoder.name]
+        lines = []
+        for data, source in dict.fromkeys((one.data, one.source) for one in of):
+            here = [one for one in of if (one.data, one.source) == (data, source)]
+            read = ", ".join(f"{one.probe} {100 * one.top1:.1f}" for one in here)
+            lines.append(f"{data}, {source}: {read}")
+        specs = "; ".join(map(str, encoder.specs)) or "no source of backbones has its weights: --as"
+        entries.append(
+            Entry(encoder.name, f"pre-trained on {encoder.pretraining}", (*lines, specs))
+        )
     return entries
 
 

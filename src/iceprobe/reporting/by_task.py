@@ -95,6 +95,7 @@ PAGES: dict[str, Page] = {
             Section("classes", "Each class", "class_view:by_class"),
             Section("curves", "ROC and precision-recall curves", "curve_view:of_classes"),
             _CALIBRATION,
+            Section("published", "Beside published figures", "published_view:beside_published"),
         ),
         classes=True,
     ),

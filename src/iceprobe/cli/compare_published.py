@@ -1,0 +1,83 @@
+"""``iceprobe compare RUN --published``: a run beside published figures."""
+
+from collections.abc import Sequence
+
+from iceprobe.cli.console import below, console, say
+from iceprobe.published.pairs import Beside, beside, grouped, marks_used, nothing_beside
+from iceprobe.results import FittedResult
+from iceprobe.results.terminal import Column, TerminalTable
+
+
+def show_published(results: Sequence[FittedResult], encoder: str | None, data: str | None) -> None:
+    """Print results beside the published figures of the same encoder, and what differs in protocol.
+
+    Raises:
+        IceprobeError: if there is none.
+    """
+    pairs = beside(results, encoder=encoder, data=data)
+    if not pairs:
+        raise nothing_beside(results)
+    for line in dict.fromkeys(line for one in pairs for line in one.assumed):
+        say(f"{line}.")
+    console.print(published_table(pairs))
+    for key in dict.fromkeys(one.figure.source for one in pairs):
+        of_source = [one for one in pairs if one.figure.source == key]
+        say("")
+        console.print(differences_table(of_source, key))
+        say(f"{of_source[0].source.title}; {of_source[0].source.where}.")
+        for encoder in dict.fromkeys(one.figure.encoder for one in of_source):
+            for remark in of_source[0].source.remarks_on(encoder):
+                below(remark)
+
+
+def differences_table(pairs: Sequence[Beside], source: str) -> TerminalTable:
+    """What differs in protocol between results and the figures of one source, and for which probes."""
+    columns = [
+        Column("differs", numeric=False),
+        Column("here", numeric=False),
+        Column(source, numeric=False, wraps=True),
+        Column("of", numeric=False, goes=1),
+    ]
+    rows = [
+        [
+            one.what,
+            one.here,
+            one.published,
+            "all" if len(of) == len(pairs) else ", ".join(dict.fromkeys(of)),
+        ]
+        for one, of in grouped(pairs).items()
+    ]
+    rows = rows or [["nothing that is recorded", "–", "–", "all"]]
+    return TerminalTable(columns, rows)
+
+
+def published_table(pairs: Sequence[Beside]) -> TerminalTable:
+    """A line for each result and figure; every figure selected on the reported split has its mark."""
+    several = len({one.result.backbone for one in pairs}) > 1
+    columns = [
+        Column("probe", numeric=False),
+        *([Column("backbone", numeric=False, goes=2)] if several else []),
+        Column("top-1 %"),
+        Column("95% interval", goes=1),
+        Column("published"),
+        Column("difference"),
+        Column("published as", numeric=False, goes=3),
+        Column("source", numeric=False),
+    ]
+    rows = []
+    for one in pairs:
+        low, high = one.score.interval or (None, None)
+        rows.append([
+            one.result.label,
+            *([one.result.backbone] if several else []),
+            f"{100 * one.score.mean:.1f}{one.mark}",
+            f"{100 * low:.1f} to {100 * high:.1f}" if low is not None and high is not None else "–",
+            f"{100 * one.figure.top1:.1f}{one.published_mark}",
+            one.shown_difference,
+            one.published_as,
+            one.figure.source,
+        ])  # fmt: skip
+    notes = [f"{mark} {meaning}." for mark, meaning in marks_used(pairs).items()]
+    of = dict.fromkeys((one.figure.encoder, one.figure.data) for one in pairs)
+    title = "; ".join(f"{encoder} on {data}" for encoder, data in of)
+    return TerminalTable(columns, rows, title, notes)
