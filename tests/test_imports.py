@@ -36,6 +36,7 @@ ROOMS = (
     "analysis",
     "reporting",
     "exporting",
+    "publishing",
     "dense",
     "cli",
 )

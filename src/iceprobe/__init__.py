@@ -12,11 +12,12 @@ from iceprobe.core.lazy import lazy
 from iceprobe.core.text import spelled
 
 if TYPE_CHECKING:
-    from iceprobe import probes, settings
+    from iceprobe import probes, published, settings
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import Dataset, load_dataset
     from iceprobe.exporting import export, load_probe
     from iceprobe.neighbours import knn
+    from iceprobe.publishing import publish
     from iceprobe.reporting import figure, report
     from iceprobe.results import Result, advise, frame, read_results, records
     from iceprobe.settings import Adaptation, Extraction, Fitting
@@ -44,7 +45,7 @@ logging.getLogger("iceprobe").addFilter(spelled)
 
 # Submodule → public names; "" holds the names that are submodules themselves.
 _NAMES = {
-    "": ["dense", "measures", "probes", "settings"],
+    "": ["dense", "measures", "probes", "published", "settings"],
     "adaptation": ["adapt"],
     "analysis": ["analyze"],
     "backbones": ["Backbone", "load_backbone"],
@@ -55,6 +56,7 @@ _NAMES = {
     "dense": ["segment"],
     "measures": ["measure"],
     "neighbours": ["knn"],
+    "publishing": ["publish"],
     "reporting": ["figure", "report"],
     "results": ["Result", "advise", "frame", "read_results", "records"],
     "settings": ["Adaptation", "Extraction", "Fitting"],
@@ -93,6 +95,8 @@ __all__ = [
     "plan_fit",
     "probe",
     "probes",
+    "publish",
+    "published",
     "read_results",
     "records",
     "report",

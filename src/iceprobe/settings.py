@@ -487,6 +487,36 @@ class PredictCall(Prediction):
     progress: Annotated[Any, Option("As in fit.", None)] = None
 
 
+class Publishing(Settings):
+    """What of a run is published, and how: ``iceprobe.publish``."""
+
+    probe: Annotated[
+        str | None, Option("hub: which probe of the run (the best that was trained).", WHAT)
+    ] = None
+    seed: Annotated[int, Option("hub: which of its seeds (0).", WHAT)] = 0
+    backbone_weights: Annotated[
+        bool | None,
+        Option("hub: send the backbone's weights too (only where its spec can't load them)."),
+    ] = None
+    license: Annotated[
+        str | None, Option("hub: licence of the repository, such as apache-2.0 (none is stated).")
+    ] = None
+    public: Annotated[bool, Option("hub: make a new repository public (private).")] = False
+    update: Annotated[bool, Option("Replace what is there.")] = False
+    dry_run: Annotated[bool, Option("Show every file and send nothing.")] = False
+    keep_paths: Annotated[
+        bool, Option("Publish paths of this machine (only their last names).")
+    ] = False
+
+
+class PublishCall(Publishing):
+    """All that ``iceprobe.publish`` takes besides the run and its destination."""
+
+    trust: Annotated[
+        bool, Option("Whether code and hosts that the run's files name are trusted.", None)
+    ] = False
+
+
 class Analysis(Settings):
     """How attention maps are measured: ``iceprobe.analyze``."""
 

@@ -35,6 +35,7 @@ STAND_INS = (
     # A tiny one of sound, and a module in place of weights that come with a package.
     (r"transformers:microsoft/wavlm-base-plus", "transformers:/data/wavlm"),
     (r"python:examples/sound/voice\.py", "python:/data/loudness.py"),
+    (r'iceprobe\.load_probe\("hub:me/clutter"\)', "iceprobe.load_probe"),
     ("PYTHONPATH=tools iceprobe", "iceprobe"),
     (r"(pretrain_cnn:resnet\?)checkpoint=.*ignore=fc\.&", r"\1"),
     ("image_size=64&", "image_size=16&"),
@@ -84,6 +85,12 @@ SHORTER = {
 
 #: What a page takes for granted, by its name.
 BEFOREHAND = {
+    "published.md": (
+        "import os, torch\nos.makedirs('mae_base', exist_ok=True)\ntokens = torch.randn(2, 9, 24)\n"
+        "state = {'0.cls_token': torch.randn(1, 4, 24), '0.v.weight': torch.randn(24, 24), '2.bias': torch.randn(5),\n"
+        "    '1.running_mean': torch.zeros(24), '1.running_var': torch.ones(24), '2.weight': torch.randn(5, 24)}\n"
+        "torch.save({'state_dict': state, 'meta': {}}, 'mae_base/ep_head.pth')"
+    ),
     "README.md": "from timm import create_model\nmodel = create_model('vit_tiny_patch16_224', img_size=32)",
     "asking.md": "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')",
     "segmentation.md": (
@@ -103,6 +110,9 @@ RUNS = {
 ELSEWHERE = (
     (r"^ray |--engine ray", "tests/cli/test_ray.py::test_a_killed_node_costs_its_shards_and_not_the_run"),
     (r"s3://", "tests/cli/test_remote.py::test_from_images_to_report"),
+    (r"publish .*--to .?ep", "tests/cli/test_publish.py::test_a_run_is_published_as_a_row_of_the_authors_table"),
+    (r"hub:me/", "tests/publishing/test_hub.py::test_what_is_sent_is_found_there_and_predicts_as_the_run_does"),
+    (r"--published", "tests/cli/test_published.py::test_a_run_of_a_published_encoder_lies_beside_its_figures"),
     (r"^sbatch ", "tests/test_slurm.py::test_a_job_that_is_stopped_goes_on_in_the_next"),
 )  # fmt: skip
 

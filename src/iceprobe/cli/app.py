@@ -26,6 +26,7 @@ from iceprobe.cli.measure import measure
 from iceprobe.cli.plan import plan
 from iceprobe.cli.predict import predict
 from iceprobe.cli.prune import prune
+from iceprobe.cli.publish import publish
 from iceprobe.cli.report import report
 from iceprobe.cli.run import run
 from iceprobe.cli.segment import segment
@@ -74,7 +75,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "analyze": analyze,
         "test": test,
     },
-    "Use a probe": {"export": export, "predict": predict},
+    "Use a probe": {"export": export, "predict": predict, "publish": publish},
     "Look around": {"ls": ls, "prune": prune},
 }
 TOGETHER = ("demo", "run", "extract", "fit", "knn")  # these share their work between processes

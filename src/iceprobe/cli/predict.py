@@ -1,6 +1,5 @@
 """``iceprobe predict``: an exported probe on a folder of images or other examples."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,9 @@ from iceprobe.settings import Prediction, PredictRun
 @options(PredictRun)
 def predict(
     given: Given,
-    folder: Annotated[Path, typer.Argument(help="What `iceprobe export` wrote.")],
+    folder: Annotated[
+        str, typer.Argument(help="What `iceprobe export` wrote, or hub:OWNER/NAME[@REVISION].")
+    ],
     trust: Trust = False,
 ) -> None:
     """Predict of every image below a folder, and draw where the probe looked.

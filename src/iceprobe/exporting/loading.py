@@ -9,6 +9,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.exported import ExportedProbe, same_outputs, what_of
+from iceprobe.exporting.from_hub import downloaded, on_hub
 from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
@@ -19,13 +20,13 @@ from iceprobe.tasks.registry import get_task
 
 @checked
 def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | TokenProbe:
-    """Open what :func:`iceprobe.export` wrote, on the CPU.
+    """Open what :func:`iceprobe.export` wrote, on the CPU, or what :func:`iceprobe.publish` put on the Hub.
 
     If the folder holds the backbone's weights, only its architecture is built, by the library that
     defines it; otherwise the backbone is loaded by its spec.
 
     Args:
-        folder: the exported folder.
+        folder: the exported folder, or ``"hub:OWNER/NAME"``, with ``@REVISION`` if not the newest is meant.
         trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
             repository, or a transformers model with code of its own.
 
@@ -33,7 +34,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
         IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
             or can't be built, or if the folder gives other outputs than when it was exported.
     """
-    folder = Path(folder).expanduser()
+    folder = downloaded(str(folder)) if on_hub(folder) else Path(folder).expanduser()
     card = read_card(folder)
     if card.kind == "onnx":
         raise IceprobeError(

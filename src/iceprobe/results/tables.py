@@ -97,10 +97,10 @@ def to_markdown(results: Sequence[Result]) -> str:
 def markdown_table(headings: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table, whose cells are escaped."""
     lines = [
-        "| " + " | ".join(_markdown(heading.title) for heading in headings) + " |",
+        "| " + " | ".join(markdown_text(heading.title) for heading in headings) + " |",
         "|" + "|".join("---:" if heading.numeric else "---" for heading in headings) + "|",
     ]
-    return lines + ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
+    return lines + ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows]
 
 
 def to_html(results: Sequence[Result]) -> str:
@@ -310,7 +310,8 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
     return ["", *notes] if notes else []
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """A text in which Markdown finds no marks of its own, on one line."""
     for character in "\\|`*_[]<>":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")

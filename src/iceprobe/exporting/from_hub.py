@@ -1,0 +1,44 @@
+"""``hub:OWNER/NAME[@REVISION]``: an exported folder in a model repository of the Hugging Face Hub.
+
+Only its files are fetched, into the Hub's own cache, by the caller's word; what they name is trusted no more than
+in a folder on disk.
+"""
+
+from pathlib import Path
+
+from iceprobe.core.errors import IceprobeError
+from iceprobe.core.extras import require
+from iceprobe.exporting.card import BACKBONE, CARD, ONNX, PROBE
+
+_KIND = "hub:"
+
+
+def on_hub(place: str | Path) -> bool:
+    """Whether it is the spec of a repository."""
+    return str(place).startswith(_KIND)
+
+
+def downloaded(spec: str) -> Path:
+    """The folder of a repository's exported probe; without a network, what was fetched before.
+
+    Raises:
+        IceprobeError: without huggingface_hub, or if the repository isn't there, is private, or doesn't answer.
+    """
+    hub = require("huggingface_hub", "hub", spec)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = spec.removeprefix(_KIND).partition("@")
+    try:
+        found = hub.snapshot_download(
+            repo, revision=revision or None, allow_patterns=[CARD, PROBE, BACKBONE, ONNX]
+        )
+    except HFValidationError as error:
+        raise IceprobeError(
+            f"{spec!r}: write hub:OWNER/NAME, or hub:OWNER/NAME@REVISION"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise IceprobeError(
+            f"{spec}: the Hub has no such repository or revision, doesn't show it to you, or didn't answer: check the "
+            "name, `hf auth whoami`, and the network"
+        ) from error
+    return Path(found)

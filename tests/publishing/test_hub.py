@@ -1,0 +1,262 @@
+"""A run on a Hub: what is sent, what others find there, and what never leaves this machine."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import iceprobe
+from iceprobe.core.errors import IceprobeError
+from iceprobe.results import read_results
+from tests.publishing.fake_hub import FakeHub
+
+hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run whose store lies in somebody's home."""
+    home = tmp_path_factory.mktemp("home") / "ann" / "secret project"
+    dataset = iceprobe.load_dataset("bundled:fashion-clutter")
+    backbone = iceprobe.load_backbone("bundled:mae-tiny")
+    store = iceprobe.extract(backbone, dataset, home / "features", limit=60)
+    iceprobe.fit(
+        store, ["knn", "linear?input=mean", "ep2"], output=home / "run", epochs=2, seeds=2, learning_rates=[1e-2],
+        command=f"iceprobe run --features {home}/features",
+    )  # fmt: skip
+    return home / "run"
+
+
+@pytest.fixture
+def server():
+    made = FakeHub()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def environment(server, tmp_path, monkeypatch):
+    """Of a process that asks this Hub, with a cache and a home of its own."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))},
+        "HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "COLUMNS": "200",
+    }  # fmt: skip
+
+
+def iceprobe_as(environment, *arguments, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "iceprobe", *map(str, arguments)], env=environment | more, text=True,
+        capture_output=True, timeout=240,
+    )  # fmt: skip
+
+
+def test_without_a_token_every_file_is_shown_and_nothing_is_sent(run, server, environment):
+    done = iceprobe_as(environment, "publish", run, "--to", "hub:me/clutter")
+    assert done.returncode == 0, done.stderr
+    for name in ("README.md", "model.json", "probe.safetensors", "results.json", "report.html"):
+        assert re.search(rf"B  {re.escape(name)}$", done.stdout, re.MULTILINE)
+    assert "model-index:" in done.stdout
+    assert "Not sent: no token of the Hub: run `hf auth login`, or set HF_TOKEN" in done.stdout
+    assert f"it would go to {server.url}/me/clutter." in done.stdout
+    assert not server.requests
+
+
+@pytest.mark.slow
+def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
+    run, server, environment, tmp_path
+):
+    token = {"HF_TOKEN": "hf_good"}
+    done = iceprobe_as(
+        environment,
+        "publish",
+        run,
+        "--to",
+        "hub:me/clutter",
+        "--probe",
+        "ep2",
+        "--license",
+        "mit",
+        **token,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{server.url}/me/clutter/commit/" in done.stdout.splitlines()[-1]
+    files = server.repos["me/clutter"]
+    assert server.private["me/clutter"]
+    assert {
+        "README.md",
+        "model.json",
+        "probe.safetensors",
+        "backbone.safetensors",
+        "report.html",
+    } <= set(files)
+
+    # Nothing tells where the run lay.
+    for name, content in files.items():
+        assert b"secret project" not in content, name
+        assert str(run).encode() not in content, name
+
+    # The card says what results.json says, read by the Hub's own library.
+    (tmp_path / "README.md").write_bytes(files["README.md"])
+    card = hub.ModelCard.load(tmp_path / "README.md").data
+    (result,) = [one for one in read_results(run) if one.label == "ep2"]
+    told = {one.metric_name: one for one in card.eval_results}
+    assert card.license == "mit"
+    assert told["top-1"].metric_type == "accuracy"
+    assert told["top-1"].metric_value == result.top1.mean
+    assert told["top-1"].metric_args["interval_95"] == list(result.top1.interval)
+    assert len(told) == len(result.metrics)
+
+    # Results are read as they are anywhere, the seal included.
+    (tmp_path / "results.json").write_bytes(files["results.json"])
+    assert [one.metrics for one in read_results(tmp_path)] == [
+        one.metrics for one in read_results(run)
+    ]
+
+    # A second time it is refused, unless it is meant.
+    again = iceprobe_as(
+        environment, "publish", run, "--to", "hub:me/clutter", "--probe", "ep2", **token
+    )
+    assert again.returncode == 2
+    assert (
+        "exists on the Hub: choose another name, or replace its files with --update" in again.stderr
+    )
+    meant = iceprobe_as(
+        environment, "publish", run, "--to", "hub:me/clutter", "--probe", "ep2", "--update", **token
+    )
+    assert meant.returncode == 0, meant.stderr
+
+    # Others load it by its name, and find what the run's own export finds.
+    (tmp_path / "images").mkdir()
+    image = Image.fromarray(
+        iceprobe.load_dataset("bundled:fashion-clutter").splits["test"].image(0)
+    )
+    image.save(tmp_path / "images" / "a.png")
+    table = tmp_path / "hub.csv"
+    found = iceprobe_as(
+        environment,
+        "predict",
+        "hub:me/clutter",
+        "--examples",
+        tmp_path / "images",
+        "--output",
+        table,
+    )
+    assert found.returncode == 0, found.stderr
+    iceprobe.export(result, tmp_path / "export")
+    own = iceprobe_as(
+        environment,
+        "predict",
+        tmp_path / "export",
+        "--examples",
+        tmp_path / "images",
+        "--output",
+        tmp_path / "own.csv",
+    )
+    assert own.returncode == 0, own.stderr
+    assert table.read_text() == (tmp_path / "own.csv").read_text()
+    offline = iceprobe_as(
+        environment,
+        "predict",
+        "hub:me/clutter",
+        "--examples",
+        tmp_path / "images",
+        "--output",
+        table,
+        HF_HUB_OFFLINE="1",
+    )
+    assert offline.returncode == 0, offline.stderr
+
+
+@pytest.mark.slow
+def test_what_the_hub_refuses_ends_in_one_line(run, server, environment, tmp_path):
+    done = iceprobe_as(environment, "publish", run, "--to", "hub:me/clutter", HF_TOKEN="hf_bad")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "me/clutter: the Hub refused or didn't answer" in done.stderr
+    assert not server.repos
+    done = iceprobe_as(environment, "predict", "hub:me/nothing", "--examples", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "the Hub has no such repository" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "to", ["hub:clutter", "hub:a/b/c", "hub:me/a b", "hub:me/clutter?private=true"]
+)
+def test_a_name_that_the_hub_does_not_take_is_refused(run, to):
+    with pytest.raises(IceprobeError, match="write hub:OWNER/NAME"):
+        iceprobe.publish(run, to, dry_run=True)
+
+
+def test_a_run_without_a_trained_probe_and_an_unknown_probe_are_refused(run):
+    results = read_results(run)
+    with pytest.raises(IceprobeError, match="k-NN has no weights to publish"):
+        iceprobe.publish([one for one in results if one.method == "knn"], "hub:me/x", dry_run=True)
+    with pytest.raises(IceprobeError, match="--probe one of knn, linear"):
+        iceprobe.publish(results, "hub:me/x", dry_run=True, probe="ep32")
+    with pytest.raises(IceprobeError, match="Did you mean hub"):
+        iceprobe.publish(results, "hubs:me/x", dry_run=True)
+
+
+def test_paths_are_kept_where_it_is_asked_for(run, monkeypatch):
+    made = iceprobe.publish(run, "hub:me/x", dry_run=True, probe="ep2", keep_paths=True)
+    assert b"secret project" in made.files["results.json"]
+    assert any(note.startswith("paths of this machine are published: ") for note in made.notes)
+
+
+def test_a_hub_data_set_has_evaluation_results_for_its_leaderboard(run):
+    from iceprobe.publishing.model_card import eval_results_file
+
+    (result,) = [one for one in read_results(run) if one.label == "ep2"]
+    assert eval_results_file(result) is None
+    on_hub = result.replaced(dataset="huggingface:owner/birds?config=small")
+    (entry,) = yaml.safe_load(eval_results_file(on_hub))
+    assert entry["dataset"] == {"id": "owner/birds", "task_id": "small"}
+    assert entry["value"] == result.top1.mean
+    (read,) = hub.parse_eval_result_entries([entry])
+    assert read.dataset_id == "owner/birds"
+
+
+def test_weights_that_a_spec_loads_stay_where_they_are():
+    from iceprobe.publishing.hub import _loads
+    from iceprobe.publishing.model_card import base_model_of
+
+    assert _loads("timm:vit_base_patch16_224.mae")
+    assert not _loads("timm:vit_base_patch16_224.mae?checkpoint=/home/ann/x.pth")
+    assert not _loads("timm:vit_base_patch16_224?pretrained=false")
+    assert not _loads("transformers:/home/ann/model")
+    assert not _loads("bundled:mae-tiny")
+    assert base_model_of("transformers:facebook/dinov2-base") == "facebook/dinov2-base"
+    assert base_model_of("transformers:/home/ann") is None
+
+
+def test_documents_keep_names_of_data_that_look_like_paths():
+    from iceprobe.publishing.private import paths_in, without
+
+    document = {
+        "class_names": ["/m/01g317", "/m/0abc"],
+        "dataset": "folder:/home/ann/my birds?target=x",
+        "command": "iceprobe run --data 'table:/data/labels.csv?images=/data/img' --features ~/features",
+        "url": "https://host/path/file",
+        "backbone": "timm:vit?checkpoint=/home/ann/w/x.pth&strip=module.",
+    }
+    found = paths_in([document])
+    assert {
+        "/home/ann/my birds",
+        "/data/labels.csv",
+        "/data/img",
+        "/home/ann/w/x.pth",
+        "~/features",
+    } <= set(found)
+    assert not any(one.startswith(("/m/", "//")) for one in found)
+    left = json.loads(without(json.dumps(document).encode(), found))
+    assert left["dataset"] == "folder:my birds?target=x"
+    assert left["backbone"] == "timm:vit?checkpoint=x.pth&strip=module."
+    assert left["class_names"] == document["class_names"]
+    assert left["url"] == document["url"]
