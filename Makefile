@@ -33,7 +33,7 @@ docs: $(STAMP)
 
 # The guide as pages that work from disk: build/guide/index.html. A warning is an error.
 guide: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/zensical build --strict
 
 # Every figure of docs/speed.md, on a quiet machine; never part of the tests.
 bench: $(STAMP)

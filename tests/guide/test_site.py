@@ -2,7 +2,6 @@
 
 import html
 import importlib
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import iceprobe
 
@@ -37,19 +37,22 @@ def find(path: str):
     raise ModuleNotFoundError(path)
 
 
+def build(folder: Path, docs: Path) -> subprocess.CompletedProcess[str]:
+    """Build the guide of ``docs`` into ``folder/build/guide``, as ``make guide`` does."""
+    shutil.copytree(docs, folder / "docs")  # pages must lie within the project
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    for name in ("src", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guide")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    done = build(folder, ROOT / "docs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "build" / "guide"
 
 
 @pytest.mark.slow
@@ -76,20 +79,57 @@ def test_functions_show_their_settings_and_settings_their_options(site):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("link", ["nowhere.md", "files.md#nowhere"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, link):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "index.md").write_text(f"[a link]({link})\n")
+    (tmp_path / "pages" / "files.md").write_text("# Files\n")
+    done = build(tmp_path, tmp_path / "pages")
+    assert done.returncode != 0
+    assert "does not exist" in done.stdout + done.stderr
+
+
+def nav_pages(entries: list) -> list[str]:
+    """The pages of a navigation, those of its sections too."""
+    found = [next(iter(entry.values())) for entry in entries]
+    return [page for one in found for page in (nav_pages(one) if isinstance(one, list) else [one])]
+
+
+# Zensical says neither what the navigation lacks nor which picture isn't there.
+def test_every_page_stands_once_in_the_navigation():
+    named = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(named) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_and_pictures_lie_within_docs(page):
+    prose = re.sub(
+        r"^ *```.*?^ *```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE
+    )
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not target.startswith(("https://", "#")):
+            assert (ROOT / "docs" / target.partition("#")[0]).is_file(), target
+            assert "/" not in target
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_search_works_from_disk(site, tmp_path):
-    done = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu",
-            f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom",
-            f"file://{site}/index.html?q=checkpoint_key",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )  # fmt: skip
-    found = re.findall(r'href="([^"]*)" class="md-search-result__link"', done.stdout)
-    assert any("load_backbone" in link for link in found), found
+def test_search_works_from_disk(site):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{site}/index.html")
+        page.click(".md-search__button")
+        page.keyboard.type("checkpoint_key", delay=20)  # each key asks anew
+        page.wait_for_selector("a[href*='registry.load_backbone']", timeout=60_000)
+        browser.close()
+    assert all(url.startswith(f"file://{site}/") for url in asked), asked
 
 
 @pytest.mark.parametrize(("public", "home"), REFERENCE.items(), ids=REFERENCE)
