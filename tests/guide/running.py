@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from glob import glob
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +137,41 @@ def _make(words: list[str]) -> str:
 
 
 def _pip(words: list[str]) -> str:
-    if words[1] != "install":
-        raise Broken(f"{shlex.join(words)}: only pip install is known")
-    for wanted in words[2:]:
-        name, _, rest = wanted.partition("[")
-        if name not in (".", PROJECT["project"]["name"]):
+    """`pip install` and `pip wheel`: that the extras are there, and the files of the repository."""
+    if words[1] not in ("install", "wheel"):
+        raise Broken(f"{shlex.join(words)}: only pip install and pip wheel are known")
+    _check_wanted(words, words[2:])
+    return "checked"
+
+
+def _check_wanted(words: list[str], wanted: list[str]) -> None:
+    """That what a command installs is this project with its extras, or torch before it."""
+    options = pairwise(wanted)
+    values = [value for option, value in options if option in substitutions.TAKE_A_VALUE]
+    for constraints in (value for value in values if value.endswith(".txt")):
+        _exists(constraints)
+    for one in wanted:
+        if one.startswith("-") or one in values:
+            continue
+        name, _, rest = one.partition("[")
+        if name not in (".", PROJECT["project"]["name"], "torch", "torchvision"):
             raise Broken(f"{shlex.join(words)}: {name!r} isn't this project")
         extras = set(filter(None, rest.removesuffix("]").split(",")))
         if missing := extras - set(PROJECT["project"]["optional-dependencies"]):
             raise Broken(f"{shlex.join(words)}: pyproject.toml has no extra {missing.pop()!r}")
+
+
+def _uv(words: list[str]) -> str:
+    """`uv pip install` as pip's; of `uv run` the script is looked at, of `uvx` the command."""
+    if words[1:3] == ["pip", "install"]:
+        _check_wanted(words, words[3:])
+    elif words[1] == "run" and "python" in words:
+        _exists(words[words.index("python") + 1])
+    elif words[0] == "uvx":
+        if words[3] != PROJECT["project"]["name"]:
+            raise Broken(f"{shlex.join(words)}: {words[3]!r} isn't this project")
+    elif words[1] != "venv":
+        raise Broken(f"{shlex.join(words)}: only uv venv, run and pip install are known")
     return "checked"
 
 
@@ -203,6 +230,8 @@ FIRST_WORDS: dict[str, Callable[[list[str]], str]] = {
     "torchrun": _torchrun,
     "make": _make,
     "pip": _pip,
+    "uv": _uv,
+    "uvx": _uv,
     "python": _python,
     ".venv/bin/pytest": _pytest,
     ".ci/run": _script,

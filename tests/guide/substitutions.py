@@ -83,6 +83,9 @@ SHORTER = {
     "extract": "--limit 60",
 }
 
+#: Options of pip and uv that take a value.
+TAKE_A_VALUE = ("--constraint", "--index-url", "--wheel-dir", "--find-links", "--torch-backend")
+
 #: What a page takes for granted, by its name.
 BEFOREHAND = {
     "published.md": (
