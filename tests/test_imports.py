@@ -27,6 +27,7 @@ ROOMS = (
     "probes",
     "results",
     "published",
+    "loggers",
     "measures",
     "protocols",
     "neighbours",

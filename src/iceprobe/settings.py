@@ -305,7 +305,34 @@ class Folder(Settings):
     output: Annotated[Path | None, _resource("Run folder (runs/ and a readable name).")] = None
 
 
-class FitCall(Fitting, Folder, Call):
+class LogCall(Settings):
+    """Loggers of a call from Python."""
+
+    log: Annotated[
+        Any,
+        Option(
+            "tensorboard, wandb, mlflow, trackio (docs/logging.md) or a callable; or a list of them.",
+            None,
+            changes_numbers=False,
+        ),
+    ] = None
+
+
+class Logged(Settings):
+    """Loggers of a command."""
+
+    log: Annotated[
+        Tests,
+        Option(
+            "Log curves and results there too: tensorboard, wandb, mlflow, trackio; repeat for more.",
+            WHERE,
+            changes_numbers=False,
+            implicit=True,
+        ),
+    ] = []
+
+
+class FitCall(Fitting, Folder, Call, LogCall):
     """All that ``iceprobe.fit`` takes besides store and probes."""
 
     resume: Annotated[bool, Option("Continue an interrupted fit of this folder.", None)] = True
@@ -442,7 +469,7 @@ class Segmentation(Settings):
     run_seed: Annotated[From0, _RUN_SEED] = 0
 
 
-class AdaptCall(Adaptation, Folder, Call):
+class AdaptCall(Adaptation, Folder, Call, LogCall):
     """All that ``iceprobe.adapt`` takes besides backbone, data, adaptations and probes."""
 
     EARLIER: ClassVar = {**Adaptation.EARLIER, "tell": "on_estimate"}
@@ -617,7 +644,7 @@ class OneSource(Settings):
     data: Annotated[str, Option("Spec of the labelled images (iceprobe ls datasets).", WHAT)]
 
 
-class FitRun(Fitting, Folder):
+class FitRun(Fitting, Folder, Logged):
     """A fit from the command line; several numbers of training images are a fit each."""
 
     EARLIER: ClassVar = {}  # the command line never had `amp` for a fit
@@ -700,7 +727,7 @@ class ExtractRun(Extraction, OneSource):
     features: Annotated[Place, _FEATURES] = Path("features")
 
 
-class AdaptRun(Adaptation, OneSource, Folder):
+class AdaptRun(Adaptation, OneSource, Folder, Logged):
     """``iceprobe adapt``."""
 
     adapt: Annotated[

@@ -28,9 +28,10 @@ from iceprobe.core.text import DAY, duration
 from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.fitting import probe as probe_in_memory
-from iceprobe.fitting.api import new_run, reopened, write_run
+from iceprobe.fitting.api import described, new_run, reopened, write_run
 from iceprobe.fitting.checks import check_class_weight, check_device, check_trained
 from iceprobe.fitting.run_folder import begin, check_folder
+from iceprobe.loggers.session import Session, logging_to
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.machine.progress import callback, shows_progress
@@ -87,7 +88,18 @@ def adapt(
     Raises:
         IceprobeError: for errors that the caller can correct.
     """
-    asked = pairs(adaptations, probes)
+    with logging_to(call.log) as session:
+        return _adapt(backbone, dataset, pairs(adaptations, probes), call, session)
+
+
+def _adapt(
+    backbone: Backbone | str,
+    dataset: Data,
+    asked: list[tuple[str, str]],
+    call: AdaptCall,
+    session: Session,
+) -> Results[FittedResult]:
+    """:func:`adapt` with its loggers made."""
     protocol = get_protocol(
         "heldout", epochs=call.epochs, batch_size=call.batch_size,
         weight_decays=(0.0,) if call.weight_decays is None else call.weight_decays,
@@ -120,6 +132,7 @@ def adapt(
             **_later(dataset, call),
         }
         if (finished := check_folder(folder, request, resume=call.resume)) is not None:
+            session.complete(folder, finished)
             return Results(reopened(one, None, manifest.shape) for one in finished)
         backbone.to(target)
         train, reported = _examples(backbone, dataset, manifest, call, progress)
@@ -150,6 +163,7 @@ def adapt(
             task=task,
             metric_name=metric.name,
             class_weight=call.class_weight,
+            tell=session.curves if session else None,
         )  # fmt: skip
         common = _common(setting, train, reported) | _later(dataset, call)
         trainings = Trainings(folder, common, call.resume)
@@ -159,6 +173,7 @@ def adapt(
         )  # fmt: skip
         _estimate(run, adapted, call.on_estimate)
         begin(folder, request)
+        session.begin(folder, described(manifest, request))
         results = _frozen(
             backbone, dataset, [probe for adaptation, probe in asked if adaptation == FROZEN],
             call, device=target, progress=progress, command=command,
@@ -177,6 +192,7 @@ def adapt(
             results[pair] = _result(fit, run, dataset, command)
         ordered = [results[pair] for pair in asked]
         files = write_run(folder, ordered, rows)
+        session.results(ordered)
     return Results(
         one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
     )

@@ -203,6 +203,7 @@ class AdaptationRun:
         whole = self.setting.protocol.epochs * len(examples)
         if (done := self.trainings.load(task)) is not None:
             stepped(whole)
+            self.setting.told(done.rows)
             return done
         began, model, seen = time.monotonic(), self.setting.model(task), 0
 

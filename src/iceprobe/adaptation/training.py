@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.feed import split_batches
 from iceprobe.fitting.optimisers import build_optimizer, warmup_cosine
+from iceprobe.loggers.session import Tell
 from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol, images_per_step
@@ -67,6 +68,15 @@ class AdaptationContext:
     task: Task = field(default_factory=Classification)
     metric_name: str | None = None
     class_weight: ClassWeight = "none"
+    tell: Tell | None = None  # of the loggers, called with each row
+
+    def told(self, rows: Sequence[CurveRow]) -> None:
+        """Tell the loggers, if there are any, of the rows of one training."""
+        if self.tell is None:
+            return
+        for row in rows:
+            once = f"{row.phase} {row.probe} {row.learning_rate!r} {row.weight_decay!r} {row.seed}"
+            self.tell(row.phase, [row], self.metric.name, once)
 
     @property
     def metric(self) -> Metric:
@@ -172,6 +182,7 @@ def train(
                 eval_accuracy=score,
             )
         )
+        setting.told(rows[-1:])
         if not finite:
             break
     return rows

@@ -11,6 +11,7 @@ from iceprobe.cli.folder import RunFolder
 from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.stages import print_duration, show, show_finished, write_run
 from iceprobe.core.options import part_of
+from iceprobe.loggers import parse_logger
 from iceprobe.results import FittedResult
 from iceprobe.settings import Adaptation, AdaptRun
 
@@ -39,6 +40,8 @@ def adapt(given: Given, arguments: Arguments = None, resume: Resume = True) -> N
 def execute(config: AdaptRun, resume: bool = True) -> None:
     """Run the unfinished trainings of ``config``, then show the table and the report's path."""
     pairs(config.adapt, config.probe)  # a wrong name is reported before torch is imported
+    for text in config.log:
+        parse_logger(text)
     folder = RunFolder(config)
     if folder.state == "finished":
         show_finished(folder, lambda: {_identity(config)}, resume)

@@ -13,6 +13,7 @@ from iceprobe.cli.signature import Given, Resume, StoreArguments, Trust, options
 from iceprobe.cli.stages import check_fit_on
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import options_of
+from iceprobe.loggers import parse_logger
 from iceprobe.probes import parse_probe
 from iceprobe.settings import Run, StoreRun
 
@@ -65,6 +66,8 @@ def execute(config: StoreRun, resume: bool = True, trust: bool = False) -> None:
     """Fit on the store of ``config``, once for each number of training images."""
     for text in config.probe:
         parse_probe(text)  # a wrong name is reported before torch is imported
+    for text in config.log:
+        parse_logger(text)
     run_cells(config, cells(config), _NamedStore(trust), resume=resume)
 
 

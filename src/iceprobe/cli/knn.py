@@ -13,7 +13,7 @@ from iceprobe.probes.registry import VECTORS
 from iceprobe.settings import StoreRun
 
 
-@options(StoreRun, only=("output", "protocol", "device"))
+@options(StoreRun, only=("output", "protocol", "device", "log"))
 def knn(
     given: Given,
     store: Annotated[

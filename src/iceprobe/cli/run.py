@@ -7,6 +7,7 @@ from iceprobe.cli.campaign import cells, run_cells
 from iceprobe.cli.signature import Arguments, Given, Resume, options
 from iceprobe.cli.sources import Sources
 from iceprobe.core.errors import IceprobeError
+from iceprobe.loggers import parse_logger
 from iceprobe.machine.processes import first
 from iceprobe.probes import parse_probe
 from iceprobe.probes.inputs import names_layers
@@ -41,6 +42,8 @@ def execute(config: Run, resume: bool = True) -> None:
     """Run the unfinished part of ``config``, then show the table and the report's path."""
     for text in config.probe:
         parse_probe(text)  # a wrong name is reported before torch is imported
+    for text in config.log:
+        parse_logger(text)
     if config.live and config.views:
         raise IceprobeError(f"--live with --views {config.views}: live images are new every epoch")
     if config.augmentation == "none" and not config.live:

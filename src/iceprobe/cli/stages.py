@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
+from iceprobe.cli.config import written
 from iceprobe.cli.console import Bars, console, say
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.other_sets import OtherSets, tell_tests
@@ -17,6 +18,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
 from iceprobe.fitting.run_folder import tidy, untidy
+from iceprobe.loggers.session import Session
 from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
@@ -27,7 +29,7 @@ from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import check_splits, launch_line, protocol_of, reported
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.dense import Dense
-from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
+from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, SegmentRun, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,21 +122,34 @@ def write_run(
         resume: passed to that function.
     """
     command = shlex.join(["iceprobe", *sys.argv[1:]])
-    with RunLog() as run_log:
+    with RunLog() as run_log, session_of(folder) as session:
         log.info("%s", command)
         with Bars() as progress:
             fit = prepare(progress)
             folder.create()
             run_log.write_to(folder.log)
             try:
-                results = fit(output=folder.path, resume=resume, progress=progress, command=command)
+                results = fit(
+                    output=folder.path, resume=resume, progress=progress, command=command, log=session
+                )  # fmt: skip
             except IceprobeError:
                 folder.abandon()
                 raise
             log.info("results of %d probes", len(results))
             first(lambda: write_report(results, folder, progress))
             log.info("report %s", folder.report)
+            session.report(folder.report)
+            places = session.places
+    for place in places:
+        say(f"logged to {place}")
     return results
+
+
+def session_of(folder: RunFolder) -> Session:
+    """The loggers that a run's configuration names."""
+    config = folder.config
+    asked = [] if isinstance(config, SegmentRun) else config.log
+    return Session(asked, {**written(config), "run": str(folder.path)})
 
 
 def check_fit(
@@ -264,6 +279,9 @@ def show_finished(
         )
     results = check_finished(folder, identities())
     finish_off(folder, results)
+    with session_of(folder) as session:
+        if session and not session.complete(folder.path, results):
+            say(f"nothing new to log: {folder.path} was finished before")
     read()
     tell_complete(folder)
     show(results, folder)

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from iceprobe.fitting.run_folder import (
     begin,
     check_folder,
     check_there,
+    flat_request,
     tidy,
 )
+from iceprobe.loggers.session import Session, Tell, logging_to
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
@@ -92,6 +94,17 @@ def fit(
         IceprobeError: for what the caller can put right, before anything is written; or if there
             is no result at all.
     """
+    with logging_to(call.log) as session:
+        return _fit_into_folder(store, probes, call, session)
+
+
+def _fit_into_folder(
+    store: Store | str | Path | Sequence[Store],
+    probes: Sequence[str],
+    call: FitCall,
+    session: Session,
+) -> list[FittedResult]:
+    """:func:`fit` with its loggers made."""
     if isinstance(store, str | Path):
         store = open_store(store, progress=call.progress)
     if isinstance(store, Sequence):
@@ -131,11 +144,17 @@ def fit(
     with contextlib.ExitStack() as locked:
         done = first(lambda: _lock(folder, asked, call.resume, locked))
         if done is not None:
+            first(lambda: session.complete(folder, done))
             return Results(reopened(one, store, store.shape) for one in done)
+
+        def start() -> None:
+            begin(folder, asked)
+            session.begin(folder, described(store.manifest, asked))
+
         try:
             results, rows = _fit(
                 store, request, call, seeds=seeds, replicates=replicates, folder=folder,
-                begin=lambda: begin(folder, asked),
+                begin=start, tell=session.curves if session else None,
             )  # fmt: skip
         except IceprobeError:
             if world().size == 1:  # of several processes one may be alone with its error
@@ -143,6 +162,7 @@ def fit(
             raise
         first(lambda: check_there(folder))
         files = first(lambda: write_run(folder, results, rows))
+        session.results(results)
     return Results(
         one.replaced(run=folder, files=each)
         for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
@@ -254,6 +274,7 @@ def _fit(
     replicates: int | None,
     folder: Path | None,
     begin: Callable[[], None] = lambda: None,
+    tell: Tell | None = None,
 ) -> tuple[list[FittedResult], list[CurveRow]]:
     """A repetition for each round, and what they give together; ``begin`` is called when all is checked."""
     progress = callback(call.progress)
@@ -272,7 +293,10 @@ def _fit(
         stages = _counted(progress, number, len(rounds))
         if number == 0:
             stages = _warning_of_days(stages, one.store, request, len(rounds))
-        results, more, gone = repetition(one.store, request, one.seeds, one.run_seed, state, stages)
+        results, more, gone = repetition(
+            one.store, request, one.seeds, one.run_seed, state, stages,
+            _told(tell, number, len(rounds)),
+        )  # fmt: skip
         if folder is not None and len(rounds) > 1:
             results = _put_aside(results, folder, number)
         for result in results:
@@ -348,6 +372,20 @@ def _counted(progress: ProgressCallback | None, number: int, total: int) -> Prog
     if total == 1:
         return progress
     return lambda stage, done, of: progress(f"{stage} {number + 1}/{total}", done, of)
+
+
+def _told(tell: Tell | None, number: int, total: int) -> Tell | None:
+    """``tell`` with the round's number in each training's name: a replicate's or a fold's."""
+    if tell is None or total == 1:
+        return tell
+    mine = f", round {number + 1}/{total}"
+    return lambda of, rows, metric, once: tell(of + mine, rows, metric, once and once + mine)
+
+
+def described(manifest: Manifest, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run for its loggers: what it reads, and all that can change a number."""
+    read = {"backbone": manifest.backbone.spec, "dataset": manifest.dataset.spec}
+    return {**read, **flat_request(asked)}
 
 
 def _files(result: FittedResult) -> Files:

@@ -1,6 +1,6 @@
 """The context that the phases of a fit share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +19,7 @@ from iceprobe.probes.coordinates import Coordinates
 from iceprobe.probes.inputs import is_vector
 from iceprobe.probes.probe import Probe, build_for
 from iceprobe.protocols.protocol import Protocol
+from iceprobe.results.curves import CurveRow
 from iceprobe.store.quantisation import check_rounding, rounding
 from iceprobe.tasks.classification import Classification
 from iceprobe.tasks.metrics import Metric
@@ -47,11 +48,20 @@ class FitContext:
     max_tokens: int | None = None  # rows of a piece of a batch at most; by default by their bytes
     draw_tokens: int | None = None  # tokens of a training example that a step reads; all by default
     cutting: Cutting | None = None  # how batches come in pieces; set with the order
+    # called with a training, its rows of an epoch, the metric and what names the training (`Session.curves`)
+    tell: Callable[[str, Sequence[CurveRow], str, str], None] | None = None
 
     @property
     def metric(self) -> Metric:
         """The metric that selects."""
         return self.task.metric(self.metric_name)
+
+    def told(self, of: str, rows: Sequence[CurveRow], once: str = "") -> None:
+        """Tell the loggers, if there are any, of the rows of a training; ``once`` names it where ``of`` doesn't."""
+        if self.tell is None:
+            return
+        for epoch in sorted({row.epoch for row in rows}):
+            self.tell(of, [row for row in rows if row.epoch == epoch], self.metric.name, once)
 
     def build(self, label: str, seed: int | None = None) -> Probe:
         """The probe called ``label`` for these tokens and outputs."""

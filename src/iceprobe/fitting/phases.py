@@ -57,6 +57,7 @@ class Course:
         before, saved = len(self.done), self.saved
         if saved is not None and before < len(saved.before):
             remember(phase, saved.before[before], saved.tensors, before)
+            self.context.told(phase.name, phase.rows)
         else:
             mine = saved if saved is not None and before == len(saved.before) else None
             run_phase(phase, self.context, train, evaluate_on, before=self.done, saved=mine, **how)
@@ -98,6 +99,7 @@ def run_phase(
     steps_an_epoch = len(sizes)
     if saved is not None:
         remember(phase, saved.phase, saved.tensors, len(before))
+        context.told(phase.name, phase.rows)
     if not phase.going:
         return
     phase.groups = list(context.groups(phase.going, train, batch_size))
@@ -146,6 +148,7 @@ def run_phase(
             for group, running in zip(active, sums, strict=True)
             for member, loss in zip(group.members, (running / weight).tolist(), strict=True)
         }
+        logged = len(phase.rows)
         _drop_diverged(phase, trainer, active, losses)
         left = [group for group in active if group in trainer.groups]
         due = phase.evaluations is None or phase.epoch in phase.evaluations
@@ -153,6 +156,7 @@ def run_phase(
             phase, context, left, losses, evaluate_on if due else None,
             batch_size=batch_size, keep_best=keep_best,
         )  # fmt: skip
+        context.told(phase.name, phase.rows[logged:])
         if phase.epoch in rungs and evaluate_on is not None:
             _drop_beaten(phase, trainer, scores, evaluate_on, context.metric)
 

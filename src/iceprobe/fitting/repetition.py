@@ -26,6 +26,7 @@ from iceprobe.fitting.context import FitContext
 from iceprobe.fitting.fitted_probe import FittedProbe
 from iceprobe.fitting.penalties import check_solved
 from iceprobe.fitting.selection import grids_of, run_protocol
+from iceprobe.loggers.session import Tell
 from iceprobe.machine.processes import world
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.neighbours import knn
@@ -157,6 +158,7 @@ def repetition(
     run_seed: int,
     state: Path | None,
     progress: ProgressCallback,
+    tell: Tell | None = None,
 ) -> tuple[list[FittedResult], list[CurveRow], dict[str, list[Diverged]]]:
     """Fit every probe of ``request`` on ``store``.
 
@@ -167,6 +169,7 @@ def repetition(
         run_seed: of the held-out split and of the order of batches.
         state: the file to keep the fit's state in; ``None`` keeps nothing.
         progress: called with ``(stage, done, total)``.
+        tell: of the loggers, called with the rows of each epoch.
 
     Returns:
         Results in the order asked for, without probes all members of which have diverged; a row a
@@ -221,7 +224,7 @@ def repetition(
         context = FitContext(
             protocol, store.shape, outputs, run_seed, request.device, DTYPES[request.fit_dtype],
             checkpoint, progress, task, metric, request.class_weight,
-            max_tokens=request.max_tokens, draw_tokens=request.draw_tokens,
+            max_tokens=request.max_tokens, draw_tokens=request.draw_tokens, tell=tell,
         )  # fmt: skip
         fitted, rows, diverged = run_protocol(
             store,

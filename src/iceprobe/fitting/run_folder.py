@@ -101,6 +101,11 @@ def begin(folder: Path, request: Mapping[str, Any]) -> None:
     write_atomically(folder / REQUEST, text.encode())
 
 
+def flat_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a request one by one, ``{"protocol.epochs": 100, …}``."""
+    return _flat(_plain(request))
+
+
 def check_there(folder: Path) -> None:
     """Refuse to go on in a folder that isn't the one that the run began in.
 

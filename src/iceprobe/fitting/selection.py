@@ -183,7 +183,12 @@ def _optima(
     for label in labels:
         read = {inputs[label]}
         mine = [(fit.reading(read), held.reading(read)) for fit, held in feeds]
-        found.append(fit_linear(label, context, seed, train.reading(read), folds, mine))
+        one = fit_linear(label, context, seed, train.reading(read), folds, mine)
+        for phase, fold in dict.fromkeys((row.phase, row.fold) for row in one.rows):
+            rows = [row for row in one.rows if (row.phase, row.fold) == (phase, fold)]
+            of = f"{phase} {fold + 1}/{len(mine)}" if phase == "select" and len(mine) > 1 else phase
+            context.told(of, rows, once=f"{of} {label}")
+        found.append(one)
     return found
 
 
