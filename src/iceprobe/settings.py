@@ -324,7 +324,7 @@ class Logged(Settings):
     log: Annotated[
         Tests,
         Option(
-            "Log curves and results there too: tensorboard, wandb, mlflow, trackio; repeat for more.",
+            "Log curves and results there too: tensorboard, wandb …; repeat for more (iceprobe ls loggers).",
             WHERE,
             changes_numbers=False,
             implicit=True,
@@ -644,7 +644,7 @@ class OneSource(Settings):
     data: Annotated[str, Option("Spec of the labelled images (iceprobe ls datasets).", WHAT)]
 
 
-class FitRun(Fitting, Folder, Logged):
+class FitRun(Logged, Fitting, Folder):
     """A fit from the command line; several numbers of training images are a fit each."""
 
     EARLIER: ClassVar = {}  # the command line never had `amp` for a fit
@@ -727,7 +727,7 @@ class ExtractRun(Extraction, OneSource):
     features: Annotated[Place, _FEATURES] = Path("features")
 
 
-class AdaptRun(Adaptation, OneSource, Folder, Logged):
+class AdaptRun(Logged, Adaptation, OneSource, Folder):
     """``iceprobe adapt``."""
 
     adapt: Annotated[

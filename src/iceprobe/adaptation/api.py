@@ -192,10 +192,11 @@ def _adapt(
             results[pair] = _result(fit, run, dataset, command)
         ordered = [results[pair] for pair in asked]
         files = write_run(folder, ordered, rows)
-        session.results(ordered)
-    return Results(
-        one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
-    )
+        written = Results(
+            one.replaced(run=folder, files=each) for one, each in zip(ordered, files, strict=True)
+        )
+        session.results(written)
+    return written
 
 
 def manifest_of(

@@ -19,6 +19,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.registry import Registry
 from iceprobe.core.specs import unknown
 from iceprobe.datasets import CATALOGUE, DATASETS
+from iceprobe.loggers import LOGGERS
 from iceprobe.measures.registry import MEASURES
 from iceprobe.probes import PROBES, probe_label
 from iceprobe.protocols.protocol import PROTOCOLS
@@ -54,7 +55,7 @@ def ls(
         str | None,
         typer.Argument(
             help="backbones, datasets, probes, tasks, metrics, measures, adaptations, protocols, "
-            "published, runs or stores; all if left out."
+            "loggers, published, runs or stores; all if left out."
         ),
     ] = None,
     word: Annotated[
@@ -66,7 +67,8 @@ def ls(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
 ) -> None:
-    """List backbones, data sets, probes, tasks, metrics, measures, adaptations, protocols, published figures, runs or stores.
+    """List backbones, data sets, probes, tasks, metrics, measures, adaptations, protocols, loggers, published figures,
+    runs or stores.
 
     Probes asked for by name come with their parameters and FLOPs at one size of tokens and grid.
 
@@ -89,6 +91,7 @@ def ls(
         "measures": _measures,
         "adaptations": _adaptations,
         "protocols": _protocols,
+        "loggers": _loggers,
         "published": _published,
         "runs": lambda: _runs(runs),
         "stores": lambda: _stores(features, runs),
@@ -116,6 +119,10 @@ def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
         for line in filter(None, entry.lines):
             below(line)
     console.print()
+
+
+def _loggers() -> list[Entry]:
+    return [Entry(name, LOGGERS[name].summary, LOGGERS[name].examples) for name in sorted(LOGGERS)]
 
 
 def _sources(registry: Registry[Any]) -> list[Entry]:

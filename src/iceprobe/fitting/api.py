@@ -162,11 +162,12 @@ def _fit_into_folder(
             raise
         first(lambda: check_there(folder))
         files = first(lambda: write_run(folder, results, rows))
+        results = Results(
+            one.replaced(run=folder, files=each)
+            for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
+        )
         session.results(results)
-    return Results(
-        one.replaced(run=folder, files=each)
-        for one, each in zip(_mapped(results, folder / PREDICTIONS), files, strict=True)
-    )
+    return results
 
 
 def _put_aside(results: list[FittedResult], folder: Path, replicate: int) -> list[FittedResult]:

@@ -54,10 +54,12 @@ class Tracker(Protocol):
     Attributes:
         identity: of the tool's run. Before ``begin`` None or that of the run to continue; kept in the
             run folder after it.
+        done: epochs that were logged to it before, of all trainings.
         place: where its user finds the run, a line.
     """
 
     identity: str | None
+    done: int
     place: str
 
     def __call__(self, event: Event) -> None: ...

@@ -40,7 +40,7 @@ class MlflowRun:
         mlflow = require("mlflow", "mlflow", "log mlflow")
         self._experiment, self._name = experiment or "iceprobe", name
         self.identity: str | None = None
-        self.place = ""
+        self.done, self.place = 0, ""
         where = uri or mlflow.get_tracking_uri()
         try:
             with _patient():

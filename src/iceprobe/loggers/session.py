@@ -113,6 +113,7 @@ class Session:
         assert self._run is not None
         if one.kept and (state := earlier.get(one.name)) is not None:
             one.call.identity, one.logged = state["identity"], dict(state["logged"])
+            one.call.done = sum(one.logged.values())
         try:
             one.call(Event("begin", self._run, dict(settings)))
         except IceprobeError:

@@ -29,7 +29,7 @@ class TensorBoardFiles:
         )
         self._folder, self._name = folder, name
         self.identity: str | None = None
-        self.place = ""
+        self.done, self.place = 0, ""
         self._file: Any = None
 
     def __call__(self, event: Event) -> None:

@@ -25,7 +25,7 @@ class TrackioRun:
         self._trackio: Any = require("trackio", "trackio", "log trackio")
         self._project, self._name = project or "iceprobe", name
         self.identity: str | None = None
-        self.place = ""
+        self.done, self.place = 0, ""
         self._run: Any = None
         open_run = self._trackio.context_vars.current_run.get()
         if open_run is not None:

@@ -34,8 +34,9 @@ class WandbRun:
         self._project, self._name = project or "iceprobe", name
         self._settings = {"entity": entity, "group": group, "mode": mode}
         self.identity: str | None = None
-        self.place = ""
+        self.done, self.place = 0, ""
         self._run: Any = None
+        self._offline = False
         online = (mode or self._wandb.setup().settings.mode) == "online"
         if online and not self._wandb.login(prompt=False):
             raise IceprobeError(
@@ -46,17 +47,22 @@ class WandbRun:
         if event.kind == "begin":
             self._begin(event)
         elif event.kind == "curves":
-            self._run.log({**curve_values(event), "epoch": event.step})
+            self._log({**curve_values(event), "epoch": event.step})
         elif event.kind == "results":
             self._run.summary.update(score_values(event.payload))
             table = self._wandb.Table(columns=list(COLUMNS), data=score_rows(event.payload))
-            self._run.log({"leaderboard": table})
+            self._log({"leaderboard": table})
         elif event.kind == "report":
             artifact = self._wandb.Artifact(f"report-{self.identity}", type="report")
             artifact.add_file(str(event.payload), name="report.html")
             self._run.log_artifact(artifact)
         else:
             self._run.finish(exit_code=0 if event.payload == "finished" else 1)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        """Offline nobody else knows the step at which an earlier start ended."""
+        self.done += 1
+        self._run.log(values, step=self.done if self._offline else None)
 
     def _begin(self, event: Event) -> None:
         self._run = self._wandb.init(
@@ -70,7 +76,9 @@ class WandbRun:
             **self._settings,
         )
         self.identity = self._run.id
-        offline = self._run.settings.mode != "online"
-        self.place = f"W&B files in {self._run.dir}" if offline else f"W&B run {self._run.url}"
+        self._offline = self._run.settings.mode != "online"
+        self.place = (
+            f"W&B files in {self._run.dir}" if self._offline else f"W&B run {self._run.url}"
+        )
         self._run.define_metric("epoch", hidden=True)
         self._run.define_metric("*", step_metric="epoch")
