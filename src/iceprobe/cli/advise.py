@@ -1,16 +1,19 @@
 """``iceprobe advise``: which probe to report, in a paragraph with the numbers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import iceprobe
-from iceprobe.cli.console import console
+from iceprobe.cli.console import answers, console, note
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import read_results
 from iceprobe.results.files import is_segmented
 from iceprobe.results.segmentation_files import read_segmentations
+
+if TYPE_CHECKING:
+    from iceprobe.results.advice import Question
 
 
 def advise(
@@ -39,7 +42,48 @@ def advise(
         from iceprobe.reporting.segment_page import headline
 
         said = headline(read_segmentations(runs[0]))
-        console.print(f"{said.sentence} {said.detail}.", markup=False)
+        text = f"{said.sentence} {said.detail}."
+        if not answers("advice", [{"title": None, "paragraph": text, "encoders": []}]):
+            console.print(text, markup=False)
         return
     results = [result for run in runs for result in read_results(run)]
-    console.print(str(iceprobe.advise(results, margin / 100)), markup=False)
+    advice = iceprobe.advise(results, margin / 100)
+    if answers("advice", map(_entry, advice.questions)):
+        if advice.remark:
+            note(advice.remark)
+    else:
+        console.print(str(advice), markup=False)
+
+
+def _entry(question: "Question") -> dict[str, Any]:
+    """A set of test images for programs: what is said of each encoder's probes."""
+    return {
+        "title": question.title,
+        "paragraph": question.paragraph,
+        "encoders": [
+            {
+                "backbone": one.backbone,
+                "best": one.best.label,
+                "report": one.cheapest.label if one.shown and not one.undertrained else None,
+                "undecided": [each.comparison.probe.label for each in one.undecided],
+                "undertrained": [each.label for each in one.undertrained],
+                "probes": [
+                    {"label": each.label, "score": each.score, "parameters": each.parameters}
+                    for each in one.ran
+                ],
+            }
+            for one in question.encoders
+        ],
+        "orders": [
+            {
+                **{
+                    kind: [{"backbone": each.result.backbone, "rank": each.rank} for each in ranked]
+                    for kind, ranked in (("linear", one.linear), ("attentive", one.attentive))
+                },
+                "agreement": one.agreement,
+                "changes": one.changes,
+                "holds": one.holds,
+            }
+            for one in question.orders
+        ],
+    }

@@ -9,7 +9,7 @@ import typer
 import iceprobe
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console, say, table_of
+from iceprobe.cli.console import Bars, console, note, say, table_of
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
@@ -80,20 +80,20 @@ def analyze(
     for one in analyses:
         for name, ours in one.correlation.items():
             low, high = ours.interval
-            say(
+            note(
                 f"{one.probe}: importance and {name.replace('_', ' ')}, Spearman {ours.rho:+.2f} "
                 f"[{low:+.2f}, {high:+.2f}] over {ours.predictors} predictors"
             )
         if (test := one.shortcut) is not None:
             what = "points" if metric.accuracy else metric.title
-            say(
+            note(
                 f"{one.probe}: {_points(test.drop, metric)} {what} lost with another background "
                 f"({test.background}; {test.images} images)"
             )
         if one.evidence is not None:
-            say(f"{one.probe}: {_evident(one.evidence)}")
-        for note in [*one.notes, *filter(None, [one.caveat])]:
-            say(f"{one.probe}: {note}")
+            note(f"{one.probe}: {_evident(one.evidence)}")
+        for line in [*one.notes, *filter(None, [one.caveat])]:
+            note(f"{one.probe}: {line}")
     if config.attention is not None:
         say(config.attention.expanduser().resolve())
     files = write_analyses(run, analyses)
@@ -118,6 +118,8 @@ def _of_predictors(one: "Analysis", rows: int, metric: "Metric") -> TerminalTabl
             (Column("entropy", goes=1), lambda each: f"{each.entropy.mean:.2f}"),
         ],
         f"{one.probe}: {len(shown)} of its predictors",
+        made_of=[],  # they are in the entry of their probe
+        name="analyses",
     )
 
 
@@ -132,7 +134,8 @@ def _of_probes(analyses: "list[Analysis]", metric: "Metric | None" = None) -> Te
         columns.append((Column("evidence in box / mask", goes=3), _evidence))
     if any(one.recall for one in analyses):
         columns.append((Column("recall@1", goes=2), lambda one: _percent(one.recall.get("1"))))
-    return table_of(analyses, columns, "Where probes look, and what uniform attention scores")
+    title = "Where probes look, and what uniform attention scores"
+    return table_of(analyses, columns, title, "analyses")
 
 
 def _evident(found: "Evidence") -> str:

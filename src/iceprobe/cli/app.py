@@ -15,7 +15,7 @@ from iceprobe.cli.adapt import adapt
 from iceprobe.cli.advise import advise
 from iceprobe.cli.analyze import analyze
 from iceprobe.cli.compare import compare
-from iceprobe.cli.console import Said, console
+from iceprobe.cli.console import Said, answering, console
 from iceprobe.cli.demo import demo
 from iceprobe.cli.export import export
 from iceprobe.cli.extract import extract
@@ -81,39 +81,59 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
 TOGETHER = ("demo", "run", "extract", "fit", "knn")  # these share their work between processes
 
 
-def _registered(command: Callable[..., None], together: bool) -> Callable[..., None]:
-    """The command with an option ``--debug``, which shows the traceback before the one line.
+# What every command takes besides its own options: name, flags, help.
+_OF_ALL = {
+    "as_json": (("--json",), "Answer with one JSON document; all else goes to stderr."),
+    "quiet": (("--quiet", "-q"), "Show the answer alone: tables, paths and warnings."),
+    "debug": (("--debug",), "Show the traceback of an error."),
+}
 
-    Unless all processes work ``together``, it runs in process 0 and the others wait.
+
+def _registered(name: str, command: Callable[..., None], together: bool) -> Callable[..., None]:
+    """The command with the options of all commands.
+
+    ``--debug`` shows the traceback before the one line of an error. Unless all processes work ``together``,
+    it runs in process 0 and the others wait.
     """
 
-    def wrapper(debug: bool = False, **options: Any) -> None:
+    def wrapper(
+        debug: bool = False, as_json: bool = False, quiet: bool = False, **options: Any
+    ) -> None:
         try:
-            if together:
-                command(**options)
-            else:
-                first(lambda: command(**options))
+            with answering(name, as_json=as_json, quiet=quiet):
+                if together:
+                    command(**options)
+                else:
+                    first(lambda: command(**options))
         except (IceprobeError, OSError):
             if debug:
                 print(visible(traceback.format_exc()), file=sys.stderr)
             raise
 
-    flag = typer.Option("--debug", help="Show the traceback of an error.")
-    parameter = inspect.Parameter(
-        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, flag]
-    )
+    added = [
+        inspect.Parameter(
+            option,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(*flags, help=text)],
+        )
+        for option, (flags, text) in _OF_ALL.items()
+    ]
     signature = inspect.signature(command)
     wrapper.__doc__ = command.__doc__
     wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), parameter]
+        parameters=[*signature.parameters.values(), *added]
     )
-    wrapper.__annotations__ = {**command.__annotations__, "debug": parameter.annotation}
+    wrapper.__annotations__ = {
+        **command.__annotations__,
+        **{one.name: one.annotation for one in added},
+    }
     return wrapper
 
 
 for group, commands in GROUPS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=group)(_registered(command, name in TOGETHER))
+        app.command(name, rich_help_panel=group)(_registered(name, command, name in TOGETHER))
 
 
 @app.callback(invoke_without_command=True)

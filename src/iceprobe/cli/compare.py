@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.compare_published import show_published
-from iceprobe.cli.console import console, say
+from iceprobe.cli.console import answers, console, note, say
 from iceprobe.core.errors import IceprobeError
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.caveats import covered, few_rows, lost_note
@@ -17,6 +17,8 @@ from iceprobe.results.varying import value_of, varying
 
 if TYPE_CHECKING:
     from iceprobe.results import Comparison
+
+_NAMES = ("label", "backbone", "layer", "dataset", "protocol", "split", "shots", "fraction")
 
 
 def compare(
@@ -91,10 +93,12 @@ def compare(
             )
         labels = ["", " or ".join(dict.fromkeys(references))]
     for line in _undertrained(comparisons):
-        say(line)
+        note(line)
     console.print(_table(comparisons, margin, labels))
-    for line in _mistakes(comparisons, mistakes) if mistakes else []:
-        say(line)
+    misread = _mistakes(comparisons, mistakes) if mistakes else []
+    if not answers("mistakes", misread):
+        for line in misread:
+            say(line)
 
 
 def _check_published(runs: Sequence[Path], others: dict[str, object]) -> None:
@@ -192,7 +196,39 @@ def _table(
             holds = same_within(difference, margin / one.metric.scale).holds
             row.append("yes" if holds and not one.undertrained else "not shown")
         rows.append(row)
-    return TerminalTable(columns, rows, notes=_notes(comparisons, margin))
+    return TerminalTable(
+        columns,
+        rows,
+        notes=_notes(comparisons, margin),
+        name="comparisons",
+        made_of=[_entry(one, margin) for one in comparisons],
+    )
+
+
+def _entry(one: "Comparison", margin: float | None) -> dict[str, Any]:
+    """A comparison for programs; of a percentage all numbers are fractions, those of the margin too."""
+    from iceprobe.results.statistics import same_within
+
+    within = None if margin is None else margin / one.metric.scale
+    same = within is not None and same_within(one.difference, within).holds
+    return {
+        "metric": one.metric.name,
+        **{
+            side: {
+                **{name: getattr(result, name) for name in _NAMES},
+                "run": result.run,
+                "score": result.score,
+            }
+            for side, result in (("probe", one.probe), ("against", one.against))
+        },
+        "difference": {"mean": one.shown.mean, "interval": one.shown.interval},
+        "p": one.p,
+        "among": one.among,
+        "clear": one.clear,
+        "margin": within,
+        "same": None if within is None else same and not one.undertrained,
+        "undertrained": [result.label for result in one.undertrained],
+    }
 
 
 def _notes(comparisons: Sequence["Comparison"], margin: float | None) -> list[str]:

@@ -1,15 +1,24 @@
-"""The terminal: progress and tables go to stdout, errors alone to stderr."""
+"""The terminal: progress and tables go to stdout, errors alone to stderr.
 
+With ``--json`` a program reads stdout, and what is said to people goes to stderr. With ``--quiet`` only
+tables, paths and warnings are said.
+"""
+
+import contextlib
 import logging
+import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from iceprobe.cli.answer import Answer
 from iceprobe.core.text import visible
 from iceprobe.machine import progress
+from iceprobe.machine.object_storage import RemotePath
 from iceprobe.results.terminal import Column, TerminalTable
 
 T = TypeVar("T")
@@ -19,9 +28,24 @@ class _Outlet(Console):
     """Escapes control characters in names that come from data.
 
     Lines break between words alone: a word longer than the terminal is wide stays in one piece.
+
+    Attributes:
+        answer: the document that tables go to, where a program reads them.
+        brief: whether what is said on the way isn't shown.
     """
 
+    answer: Answer | None = None
+    brief: bool = False
+
     def print(self, *objects: Any, **options: Any) -> None:
+        if self.answer is not None and not self.quiet:
+            for table in (one for one in objects if isinstance(one, TerminalTable)):
+                self.answer.add(table.name, table.entries)
+                for note in table.notes:
+                    self.answer.note(note)
+            objects = tuple(one for one in objects if not isinstance(one, TerminalTable))
+            if not objects:
+                return
         super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
 
     def render(
@@ -34,9 +58,69 @@ class _Outlet(Console):
 console = _Outlet(highlight=False)
 
 
+@contextlib.contextmanager
+def answering(command: str, *, as_json: bool, quiet: bool) -> Iterator[None]:
+    """What ``command`` says goes where ``--json`` and ``--quiet`` want it.
+
+    The document is printed at its end, after an error too if tables were there before it: as on a terminal.
+    """
+    was = console.is_interactive
+    console.brief = quiet
+    if as_json:
+        console.answer, console.stderr = Answer(command), True
+        console.is_interactive = console.is_terminal and not console.is_dumb_terminal
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        answer, console.answer = console.answer, None
+        console.brief, console.stderr, console.is_interactive = False, False, was
+        if answer is not None and not console.quiet and (finished or not answer.empty):
+            print(answer, flush=True)
+
+
 def say(text: object, style: str | None = None) -> None:
-    """Print a text as it is: without markup, and without line breaks at the terminal's width."""
-    console.print(str(text), style=style, markup=False, soft_wrap=True)
+    """Print a text as it is: without markup, and without line breaks at the terminal's width.
+
+    A path is part of the answer. Other texts are said on the way, and not with ``--quiet``.
+    """
+    if isinstance(text, PurePath | RemotePath):
+        wrote(text)
+    elif not console.brief:
+        _print(str(text), style)
+
+
+def wrote(path: object, what: str = "") -> None:
+    """Print the path of a file or folder that is part of the answer, with what is in it."""
+    if console.answer is None:
+        _print(f"{path}: {what}" if what else str(path))
+    elif not console.quiet:
+        console.answer.wrote(path)
+
+
+def _print(text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def note(text: str, style: str | None = None) -> None:
+    """Print what qualifies the numbers: part of the answer, on stderr with ``--quiet``."""
+    if console.answer is not None and not console.quiet:
+        console.answer.note(text)
+    if console.brief:
+        if not console.quiet:
+            print(visible(text), file=sys.stderr)
+    else:
+        say(text, style)
+
+
+def answers(name: str, entries: Iterable[object]) -> bool:
+    """Whether a program reads the answer; then ``entries`` are in its document, and nothing is to be printed."""
+    if console.answer is None:
+        return False
+    if not console.quiet:
+        console.answer.add(name, entries)
+    return True
 
 
 def below(text: str) -> None:
@@ -50,15 +134,23 @@ def below(text: str) -> None:
             break_long_words=False,
             break_on_hyphens=False,
         ):
-            say(part)
+            _print(part)
 
 
 def table_of(
-    items: Sequence[T], cells: Sequence[tuple[Column, Callable[[T], str]]], title: str | None = None
+    items: Sequence[T],
+    cells: Sequence[tuple[Column, Callable[[T], str]]],
+    title: str | None = None,
+    name: str = "rows",
+    made_of: Sequence[object] | None = None,
 ) -> TerminalTable:
-    """A table with one row per item; each column comes with the function that makes its cells."""
+    """A table with one row per item; each column comes with the function that makes its cells.
+
+    For programs it is a list ``name`` of the items, or of what else it is ``made_of``.
+    """
     rows = [[text(one) for _, text in cells] for one in items]
-    return TerminalTable([column for column, _ in cells], rows, title)
+    entries = items if made_of is None else made_of
+    return TerminalTable([column for column, _ in cells], rows, title, name=name, made_of=entries)
 
 
 class Said(logging.Handler):
@@ -69,11 +161,11 @@ class Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING:  # errors go to stderr, at the end
-            say(record.getMessage(), style="yellow")
+            note(record.getMessage(), style="yellow")
 
 
 class Bars(progress.Bars):
-    """Progress bars, or lines, of a command's stages."""
+    """Progress bars, or lines, of a command's stages; with ``--quiet`` only the log has them."""
 
     def __init__(self) -> None:
-        super().__init__(console)
+        super().__init__(Console(quiet=True, force_interactive=False) if console.brief else console)

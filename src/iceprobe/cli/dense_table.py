@@ -27,6 +27,7 @@ def table(results: Sequence[Dense]) -> TerminalTable:
         best_first(results),
         columns,
         f"{first.backbone} on {first.dataset}, {_WHAT[first.task](first)}",
+        "results",
     )
 
 

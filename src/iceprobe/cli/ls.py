@@ -1,7 +1,7 @@
 """``iceprobe ls``: everything that can be chosen. Only ``ls probes``, which counts, imports torch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from iceprobe.adaptation import ADAPTATIONS
 from iceprobe.backbones import BACKBONES
 from iceprobe.backbones.families import FAMILIES
-from iceprobe.cli.console import below, console
+from iceprobe.cli.console import answers, below, console
 from iceprobe.cli.probe_table import show_probes
 from iceprobe.cli.stores import stores_in
 from iceprobe.core.errors import IceprobeError
@@ -40,11 +40,19 @@ class Entry:
         name: as an option takes it.
         what: a short description.
         lines: details, an example last.
+        values: the same for programs.
     """
 
     name: str
     what: str = ""
     lines: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        lines = [*filter(None, self.lines)]
+        return {"name": self.name, "what": self.what, "lines": lines, **self.values}
 
     def has(self, word: str) -> bool:
         return word.lower() in " ".join((self.name, self.what, *self.lines)).lower()
@@ -108,6 +116,8 @@ def ls(
 def _show(title: str, entries: Sequence[Entry], word: str | None) -> None:
     """Print each entry with its details indented below."""
     found = [entry for entry in entries if word is None or entry.has(word)]
+    if answers(title, [entry.record for entry in found]):
+        return
     if not found:
         console.print(f"{title}: {'none' if word is None else f'none with {word!r}'}", markup=False)
         return
@@ -152,7 +162,8 @@ def _datasets() -> list[Entry]:
             f"licence: {one.licence}; {one.where}",
             f"{name}?root=DIR",
         )
-        entries.append(Entry(name, one.summary, lines))
+        known = {"classes": one.classes, "train": train, "test": test, "metric": one.headline}
+        entries.append(Entry(name, one.summary, lines, {**known, "licence": one.licence}))
     return entries
 
 
@@ -170,7 +181,8 @@ def _tasks() -> list[Entry]:
         task = get_task(name)
         metrics = ", ".join(task.metrics)
         lines = (f"selected by {task.metric().title}", f"metrics: {metrics}")
-        entries.append(Entry(name, TASKS[name].summary, lines))
+        known = {"metric": task.metric().name, "metrics": [*task.metrics]}
+        entries.append(Entry(name, TASKS[name].summary, lines, known))
     return entries
 
 
@@ -187,7 +199,14 @@ def _metrics() -> list[Entry]:
             number = (
                 f"{low} to {high}{', shown in %' if metric.percent else ''}; {better} is better"
             )
-            entries.append(Entry(metric.name, f"{metric.title}, of {name}", (metric.note, number)))
+            known = {
+                "task": name,
+                "range": metric.range,
+                "percent": metric.percent,
+                "higher_is_better": metric.higher_is_better,
+            }
+            title = f"{metric.title}, of {name}"
+            entries.append(Entry(metric.name, title, (metric.note, number), known))
     return entries
 
 
@@ -217,7 +236,13 @@ def _protocols() -> list[Entry]:
     for name, p in PROTOCOLS.items():
         least = f", at least {p.min_steps} steps" if p.min_steps else ""
         line = f"{p.optimizer}, {p.epochs} epochs, {p.batch_size} images a step{least}"
-        entries.append(Entry(name, p.summary, (line,)))
+        known = {
+            "optimizer": p.optimizer,
+            "epochs": p.epochs,
+            "batch_size": p.batch_size,
+            "min_steps": p.min_steps,
+        }
+        entries.append(Entry(name, p.summary, (line,), known))
     return entries
 
 
@@ -254,10 +279,14 @@ def _runs(folder: Path) -> list[Entry]:
             one = leaderboard(read_results(run))[0]
             unit = one.metric.unit
         else:
-            entries.append(Entry(run.name, "unfinished: the same command goes on from here"))
+            unfinished = "unfinished: the same command goes on from here"
+            entries.append(Entry(run.name, unfinished, values={"path": run, "finished": False}))
             continue
         scored = f"{one.label} {percent(one.score, one.metric)}{unit}"
-        entries.append(Entry(run.name, lines=(f"{one.backbone} on {one.dataset}: {scored}",)))
+        known = {"path": run, "finished": True, "backbone": one.backbone, "dataset": one.dataset}
+        known |= {"probe": one.label, "metric": one.metric.name, "score": one.score}
+        lines = (f"{one.backbone} on {one.dataset}: {scored}",)
+        entries.append(Entry(run.name, lines=lines, values=known))
     return entries
 
 
@@ -266,5 +295,6 @@ def _stores(features: Path, runs: Path) -> list[Entry]:
     for one in stores_in(features, [runs]):
         readers = ", ".join(map(str, one.readers)) or f"no run in {runs}: iceprobe prune"
         lines = [*one.content, f"read by {readers}"]
-        entries.append(Entry(str(one.path), f"{decimal(one.bytes)}, {one.state}", lines))
+        size = f"{decimal(one.bytes)}, {one.state}"
+        entries.append(Entry(str(one.path), size, lines, one.record))
     return entries

@@ -8,7 +8,7 @@ import typer
 
 import iceprobe
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console, say, table_of
+from iceprobe.cli.console import Bars, console, note, say, table_of
 from iceprobe.cli.paths import check_file
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
@@ -76,13 +76,13 @@ def measure(
     correlations = correlate(measured, results)
     console.print(of_stores(measured))
     for line in remarks(measured):
-        say(line)
+        note(line)
     for table in of_pairs(measured):
         console.print(table)
     if correlations:
         console.print(of_correlations(correlations, measured))
     elif results:
-        say("no two of the stores were read by one probe: there is nothing to correlate")
+        note("no two of the stores were read by one probe: there is nothing to correlate")
     if config.output is not None:
         say(write_measured(config.output, measured, correlations).resolve())
     if config.figure is not None:
@@ -167,7 +167,7 @@ def of_stores(measured: "Sequence[Measured]") -> TerminalTable:
     for name in measures_of(measured):
         title = f"{MEASURES[name].title} (R²)" if name == "alpha" else MEASURES[name].title
         cells.append((Column(title), lambda one, name=name: _cell(one, name)))  # type: ignore[misc]
-    return table_of(measured, cells, _title(measured) or None)
+    return table_of(measured, cells, _title(measured) or None, "measured")
 
 
 def remarks(measured: "Sequence[Measured]") -> list[str]:
@@ -204,7 +204,7 @@ def _matrix(measured: "Sequence[Measured]", key: str, title: str) -> TerminalTab
         values = [one.others.get(other.store, {}).get(key) for other in measured[: number - 1]]
         cells = ["–" if value is None else f"{value:.2f}" for value in values]
         rows.append([f"{number} {name}", *cells, *[""] * (len(measured) - len(cells))])
-    return TerminalTable(columns, rows, title)
+    return TerminalTable(columns, rows, title, made_of=[], name="measured")  # whose others say it
 
 
 def of_correlations(
@@ -221,7 +221,8 @@ def of_correlations(
     ]
     if several:
         cells.insert(1, (Column("on", numeric=False), lambda one: one.on))
-    table = table_of(correlations, cells, "What probes scored, and measures without labels")
+    title = "What probes scored, and measures without labels"
+    table = table_of(correlations, cells, title, "correlations")
     read = " or ".join(dict.fromkeys(one.input for one in measured))
     table.notes = [
         f"Measures are of {read} (--input); probes read what their names say.",

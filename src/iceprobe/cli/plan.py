@@ -1,5 +1,6 @@
 """``iceprobe plan``: estimates of disk, memory, FLOPs and time of a run."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iceprobe.cli.arguments import resolve_arguments
@@ -58,7 +59,10 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         images = run.data[0] if config.images is None else f"{config.images:,} images"
         lines = [*rows(extraction, fitting, run, shape), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"
-        console.print(TerminalTable(_COLUMNS, lines, title, heads=False))
+        entry = {"backbone": run.backbone[0], "images": images, "extraction": extraction}
+        console.print(
+            _table(lines, title, {**entry, "fit": fitting}, refusals(extraction, fitting))
+        )
         refused += refusals(extraction, fitting)
     if refused:
         raise IceprobeError(refused[0])
@@ -84,10 +88,19 @@ def _plan_on_tokens(config: StoreRun) -> None:
         fitting = iceprobe.plan_fit(shape, dataset, run.probe, fitting_of(run), tokens=tokens)
         lines = rows_of_tokens(sizes, fitting)
         title = f"{dataset.backbone} in {dataset.spec}"
-        console.print(TerminalTable(_COLUMNS, lines, title, heads=False))
+        entry = {"store": dataset.spec, "examples": sizes, "extraction": None, "fit": fitting}
+        console.print(_table(lines, title, entry, [*filter(None, [fitting.refusal])]))
         refused += filter(None, [fitting.refusal])
     if refused:
         raise IceprobeError(refused[0])
+
+
+def _table(
+    lines: Sequence[tuple[str, str]], title: str, entry: Mapping[str, Any], refused: Sequence[str]
+) -> TerminalTable:
+    """A row a number; for programs one entry: the plans of extraction and fit, and what they lack."""
+    entries = [{**entry, "lines": dict(lines), "refused": refused}]
+    return TerminalTable(_COLUMNS, lines, title, heads=False, name="plans", made_of=entries)
 
 
 def _check_paper(config: Planning) -> None:

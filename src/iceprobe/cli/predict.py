@@ -7,7 +7,7 @@ import typer
 from iceprobe import exporting
 from iceprobe.backbones.kinds import singular
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, say
+from iceprobe.cli.console import Bars, say, wrote
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.options import part_of
@@ -47,5 +47,5 @@ def predict(
         done = exporting.predict(model, config.examples, config.output, settings, progress=progress)
     if config.maps is not None:
         what = f"the {singular(model.preprocessing.kind)}"
-        say(f"{config.maps.resolve()}: {', '.join([what, *done.maps])}")
+        wrote(config.maps.resolve(), ", ".join([what, *done.maps]))
     say(config.output.resolve())

@@ -1,10 +1,12 @@
 """The table of ``iceprobe ls probes``: each probe with its counts at one size."""
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.text import Text
 
-from iceprobe.cli.console import below, console
+from iceprobe.cli.console import answers, below, console
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import PROBES, probe_label
 
@@ -21,6 +23,8 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
     """
     rows, columns = _grid(grid)
     names = _find(word or "")
+    if answers("probes", _records(names, dim, num_classes, (rows, columns))):
+        return
     if not names:
         console.print(f"probes: none with {word!r}", markup=False)
         return
@@ -48,6 +52,33 @@ def show_probes(word: str | None, dim: int, num_classes: int, grid: str) -> None
     console.print(f"\n{note}", markup=False)
     if dropped := _dropped():
         console.print(f"Too narrow for: {', '.join(dropped)}.", markup=False)
+
+
+def _records(
+    names: Sequence[str], dim: int, classes: int, grid: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """The same for programs: an entry a spec, with its counts or why it has none."""
+    from iceprobe.probes.counts import count
+
+    for name in names:
+        entry = PROBES[name]
+        for spec, equation in {name: entry.equation, **entry.variants}.items():
+            known: dict[str, Any] = {"counts": None, "error": None}
+            if entry.target is not None:
+                try:
+                    known["counts"] = count(probe_label(spec), dim, classes, grid)
+                except IceprobeError as error:
+                    known["error"] = str(error)
+            yield {
+                "name": probe_label(spec),
+                "what": entry.summary,
+                "equation": equation,
+                "source": entry.source,
+                "keys": [*entry.options],
+                "tasks": [*entry.tasks],
+                "learning_rates": [*entry.learning_rates],
+                **known,
+            }
 
 
 def _show(label: str, equation: str, dim: int, classes: int, grid: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from iceprobe.cli.console import say
+from iceprobe.cli.console import answers, say
 from iceprobe.cli.stores import Stored, stores_in
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -58,6 +58,7 @@ def prune(
         for remains in features.iterdir():
             if _REMAINS.fullmatch(remains.name):  # left by a prune that was killed
                 remove_unless_locked(remains)
+    answers("stores", [{**one.record, "removed": yes and one in removed} for one in chosen])
     if removed:
         total = decimal(sum(one.bytes for one in removed))
         count = f"{len(removed)} store{'s' * (len(removed) > 1)}, {total}"

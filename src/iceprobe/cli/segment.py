@@ -12,7 +12,7 @@ import iceprobe
 from iceprobe import settings
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.config import to_yaml
-from iceprobe.cli.console import Bars, console, say
+from iceprobe.cli.console import Bars, console, note, say
 from iceprobe.cli.dense_table import said_below, table
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
@@ -101,9 +101,9 @@ def _show(results: Sequence[Dense], folder: RunFolder) -> None:
     console.print(table(results))
     if any(one.undertrained for one in results):
         said = headline(results)
-        say(f"{said.sentence} {said.detail}")
+        note(f"{said.sentence} {said.detail}")
     for line in said_below(results):
-        say(line)
+        note(line)
     for file in (folder.path / PICTURE_NAME, folder.report):
         say(file.resolve())
 

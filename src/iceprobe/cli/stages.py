@@ -222,7 +222,7 @@ def _check_duration(config: FitRun, store: "Store") -> None:
 
 def print_duration(config: Any, seconds: float) -> None:
     """Print how long ``config.epochs`` of training will take; ask if that is more than a day."""
-    console.print(f"about {duration(seconds)} of training, by its first steps", markup=False)
+    say(f"about {duration(seconds)} of training, by its first steps")
     if not config.long:
         begin_or_refuse(f"the training of {config.epochs:,} epochs", seconds)
 
@@ -236,7 +236,8 @@ def begin_or_refuse(what: str, seconds: float) -> None:
     if seconds <= DAY:
         return
     text = f"{what} would take about {in_days(seconds)}"
-    asks = sys.stdin.isatty() and sys.stdout.isatty() and world().size == 1
+    person = sys.stdin.isatty() and sys.stdout.isatty() and console.answer is None
+    asks = person and world().size == 1
     if asks and typer.confirm(f"{text}. Begin it?"):
         return
     raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.object_storage import is_remote
@@ -45,6 +46,21 @@ class Stored:
         missing = sum(len(self.manifest.missing(name)) for name in self.manifest.splits)
         done = sum(len(split.shards) for split in self.manifest.splits.values())
         return f"unfinished: {done} of {done + missing} shards; the same command goes on from here"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The same for programs."""
+        known: dict[str, Any] = {}
+        if not isinstance(self.manifest, IceprobeError):
+            known = {
+                "identity": self.manifest.identity,
+                "backbone": self.manifest.backbone.spec,
+                "dataset": self.manifest.dataset.spec,
+                "images": {name: one.images for name, one in self.manifest.splits.items()},
+                "finished": self.manifest.finished,
+            }
+        size = {"path": self.path, "bytes": self.bytes, "state": self.state}
+        return {**size, **known, "readers": [*self.readers]}
 
     @property
     def content(self) -> list[str]:

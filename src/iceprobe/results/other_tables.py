@@ -42,7 +42,8 @@ def to_rich_tests(results: Sequence[Result], tests: Sequence[Result]) -> Termina
     """The same for the terminal."""
     headings, rows = tests_table(results, tests)
     title = f"Other test sets, {heading_of_all(results)}"
-    return TerminalTable(headings, rows, title=title, notes=_tests_notes(tests))
+    notes = _tests_notes(tests)
+    return TerminalTable(headings, rows, title=title, notes=notes, name="tests", made_of=tests)
 
 
 def to_markdown_tests(results: Sequence[Result], tests: Sequence[Result]) -> str:

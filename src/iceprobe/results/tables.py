@@ -116,7 +116,15 @@ def to_rich(results: Sequence[Result], title: str | None = None) -> TerminalTabl
     """A table for the terminal."""
     headings, rows = _table(results)
     notes = list(filter(None, _footnotes(results)))
-    return TerminalTable(headings, rows, title=title, notes=notes, lead=True)
+    return TerminalTable(
+        headings,
+        rows,
+        title=title,
+        notes=notes,
+        lead=True,
+        name="results",
+        made_of=leaderboard(results),
+    )
 
 
 def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
@@ -140,7 +148,8 @@ def to_rich_matrix(results: Sequence[Result]) -> TerminalTable:
         for one in results
         if (said := lost_note(one))
     ]
-    return TerminalTable(columns, rows, title=capital(heading_of_all(results)), notes=notes)
+    title = capital(heading_of_all(results))
+    return TerminalTable(columns, rows, title=title, notes=notes, name="results", made_of=results)
 
 
 def _cell(result: Result) -> str:

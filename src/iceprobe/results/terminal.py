@@ -30,7 +30,7 @@ class Column:
 
 @dataclass
 class TerminalTable:
-    """Rows under columns, as wide as there is room."""
+    """Rows under columns, as wide as there is room; for programs, what the rows were made of."""
 
     columns: Sequence[Column]  # the first one names the row
     rows: Sequence[Sequence[str]]  # a text a column
@@ -38,6 +38,17 @@ class TerminalTable:
     notes: Sequence[str] = ()  # below it
     lead: bool = False  # whether the first row is the best, and set in bold
     heads: bool = True  # whether headings are shown; a turned table always has them
+    name: str = "rows"  # of its entries in the document of --json
+    # Records that the rows show; none: another table's already. None: the cells, by heading.
+    made_of: Sequence[object] | None = None
+
+    @property
+    def entries(self) -> Sequence[object]:
+        """An entry a row, for programs."""
+        if self.made_of is not None:
+            return self.made_of
+        headings = [column.title for column in self.columns]
+        return [dict(zip(headings, row, strict=True)) for row in self.rows]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
