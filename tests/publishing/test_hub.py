@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
 import iceprobe
 from iceprobe.core.errors import IceprobeError
@@ -133,9 +132,7 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
 
     # Others load it by its name, and find what the run's own export finds.
     (tmp_path / "images").mkdir()
-    image = Image.fromarray(
-        iceprobe.load_dataset("bundled:fashion-clutter").splits["test"].image(0)
-    )
+    image = iceprobe.load_dataset("bundled:fashion-clutter").splits["test"].image(0)
     image.save(tmp_path / "images" / "a.png")
     table = tmp_path / "hub.csv"
     found = iceprobe_as(

@@ -20,6 +20,7 @@ from iceprobe.cli.demo import demo
 from iceprobe.cli.export import export
 from iceprobe.cli.extract import extract
 from iceprobe.cli.fit import fit
+from iceprobe.cli.help import help
 from iceprobe.cli.knn import knn
 from iceprobe.cli.ls import ls
 from iceprobe.cli.measure import measure
@@ -76,7 +77,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "test": test,
     },
     "Use a probe": {"export": export, "predict": predict, "publish": publish},
-    "Look around": {"ls": ls, "prune": prune},
+    "Look around": {"help": help, "ls": ls, "prune": prune},
 }
 TOGETHER = ("demo", "run", "extract", "fit", "knn")  # these share their work between processes
 
@@ -143,7 +144,8 @@ def _root(
 ) -> None:
     """Tells what a frozen vision backbone knows: k-NN, linear and attentive probes in one pass.
 
-    Start with [bold]iceprobe demo[/bold], then [bold]iceprobe run --help[/bold].
+    Start with [bold]iceprobe demo[/bold], then [bold]iceprobe run --help[/bold];
+    [bold]iceprobe help[/bold] lists pages of the guide.
     """
     if version:
         print(f"iceprobe {__version__}")

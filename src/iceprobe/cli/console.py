@@ -167,5 +167,6 @@ class Said(logging.Handler):
 class Bars(progress.Bars):
     """Progress bars, or lines, of a command's stages; with ``--quiet`` only the log has them."""
 
-    def __init__(self) -> None:
-        super().__init__(Console(quiet=True, force_interactive=False) if console.brief else console)
+    def __init__(self, *, transient: bool = False) -> None:
+        nowhere = Console(quiet=True, force_interactive=False)
+        super().__init__(nowhere if console.brief else console, transient=transient)

@@ -48,12 +48,11 @@ def export(
     result = _only_trained(results, run) if probe is None else named_result(results, probe)
     place = output or run / "exported" / _name(result, seed, format)
     check_writable(place, "--output")
-    with Bars() as progress:
+    with Bars(transient=True) as progress:
         progress("export", 0, 1)
         iceprobe.export(
             result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
         )
-        progress("export", 1, 1)
     say(place.resolve())
 
 
