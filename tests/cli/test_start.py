@@ -1,6 +1,8 @@
 """What the first seconds with the command line are like: help, lists, and how fast they come."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -155,3 +157,68 @@ def test_the_shell_completes_commands_and_options():
 
     assert completed("iceprobe se") == ["segment"]
     assert completed("iceprobe run --fi") == ["--fit-dtype"]
+
+
+FINISHED = {
+    "results": [{"probe": "ep8"}, {"probe": "linear?input=mean", "adaptation": "lora?rank=4"}]
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "some"),
+    [
+        ("run --probe ep", ["ep32", "ep12?value=identity"]),
+        ("run --probe ep32?l", ["ep32?layers=-2,-1"]),
+        ("run --backbone bundled:m", ["bundled:mae-tiny"]),
+        ("run --backbone tim", ["timm:"]),
+        ("fit --live --data cif", ["cifar100"]),
+        ("run --data bundled:fashion-c", ["bundled:fashion-clutter"]),
+        ("run --protocol ", ["heldout", "folds", "paper"]),
+        ("run --metric kap", ["kappa", "kappa_quadratic"]),
+        ("run --forward-dtype b", ["bfloat16"]),
+        ("adapt --adapt lo", ["lora"]),
+        ("measure x --measure ra", ["rankme"]),
+        ("ls me", ["metrics", "measures"]),
+        ("help tok", ["tokens"]),
+        ("report ", ["runs/mine"]),
+        ("knn ", ["features/some"]),
+        ("analyze runs/mine --probe ", ["ep8", "lora?rank=4 + linear?input=mean"]),
+    ],
+)
+def test_shells_complete_values(tmp_path, line, some):
+    for file in ("runs/mine/results.json", "features/some/manifest.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(json.dumps(FINISHED))
+    whole, words = f"iceprobe {line}", ["iceprobe", *line.split(" ")]
+    pieces = [piece for word in words for piece in re.split("([:=]+)", word) if piece or not word]
+    last = pieces[-1]
+    cut = words[-1].removesuffix(last) if pieces[-2] in (":", "=") else ""
+    if last in (":", "="):
+        cut, last = words[-1], ""
+    bash = {"COMP_WORDS": "\n".join(pieces), "COMP_CWORD": str(len(pieces) - 1)}
+    typed = {"_TYPER_COMPLETE_ARGS": whole}
+    fish = {**typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    script = (
+        "import sys; sys.argv = ['iceprobe']\n"
+        "from iceprobe.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    found = {}
+    for shell, words_of in (("bash", bash), ("zsh", typed), ("fish", fish)):
+        paths = os.pathsep.join(sys.path)
+        env = {**os.environ, "PYTHONPATH": paths, "_ICEPROBE_COMPLETE": f"complete_{shell}"}
+        ended = subprocess.run(
+            [sys.executable, "-c", script], env=env | words_of, cwd=tmp_path,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found[shell] = ended.stdout
+    in_bash = found["bash"].splitlines()
+    assert {one.removeprefix(cut) for one in some} <= set(in_bash)
+    assert all(one.startswith(last) for one in in_bash)
+    assert set(some) <= set(found["fish"].splitlines())
+    assert found["fish"].splitlines() == [cut + one for one in in_bash]
+    for one in some:
+        assert '"{}"'.format(one.replace(":", "\\\\:")) in found["zsh"]

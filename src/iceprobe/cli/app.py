@@ -15,6 +15,7 @@ from iceprobe.cli.adapt import adapt
 from iceprobe.cli.advise import advise
 from iceprobe.cli.analyze import analyze
 from iceprobe.cli.compare import compare
+from iceprobe.cli.completion import bash_words, completing
 from iceprobe.cli.console import Said, answering, console
 from iceprobe.cli.demo import demo
 from iceprobe.cli.export import export
@@ -121,6 +122,9 @@ def _registered(name: str, command: Callable[..., None], together: bool) -> Call
         for option, (flags, text) in _OF_ALL.items()
     ]
     signature = inspect.signature(command)
+    for parameter in signature.parameters.values():
+        for info in getattr(parameter.annotation, "__metadata__", ()):  # its own values come first
+            info.autocompletion = info.autocompletion or completing(parameter.name, None)
     wrapper.__doc__ = command.__doc__
     wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), *added]
@@ -181,8 +185,8 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
         for argument in sys.argv[1:] if arguments is None else arguments:
             check_text(argument, "argument ")
-        with caught():
-            code = app(arguments, standalone_mode=False)
+        with caught(), bash_words():
+            code = app(arguments, standalone_mode=False, prog_name="iceprobe")
     except IceprobeError as error:
         _fail(str(error))
     except UsageError as error:

@@ -33,10 +33,6 @@ _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)(?:\{[^}]*\})?")
 _PAGE_LINK = re.compile(r"\[([^\]]+)\]\((?!\w+://)([\w-]*)(?:\.md)?(?:#[^)]*)?\)")
 
 
-def topics() -> list[str]:
-    return [*TOPICS]
-
-
 def help(
     context: typer.Context,
     topic: Annotated[

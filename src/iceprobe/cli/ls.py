@@ -31,6 +31,11 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.segmentation_files import read_segmentations
 from iceprobe.tasks import TASKS, get_task
 
+LISTS = (
+    "backbones", "datasets", "probes", "tasks", "metrics", "measures", "adaptations", "protocols",
+    "loggers", "published", "runs", "stores",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -90,20 +95,11 @@ def ls(
       iceprobe ls runs
       iceprobe ls stores
     """
-    listings: dict[str, Callable[[], list[Entry]]] = {
-        "backbones": _backbones,
-        "datasets": _datasets,
-        "probes": _probes,
-        "tasks": _tasks,
-        "metrics": _metrics,
-        "measures": _measures,
-        "adaptations": _adaptations,
-        "protocols": _protocols,
-        "loggers": _loggers,
-        "published": _published,
-        "runs": lambda: _runs(runs),
-        "stores": lambda: _stores(features, runs),
-    }
+    made: Sequence[Callable[[], list[Entry]]] = (
+        _backbones, _datasets, _probes, _tasks, _metrics, _measures, _adaptations, _protocols, _loggers, _published,
+        lambda: _runs(runs), lambda: _stores(features, runs),
+    )  # fmt: skip
+    listings = dict(zip(LISTS, made, strict=True))
     if what is not None and what not in listings:
         raise IceprobeError(unknown("list", what, listings))
     if what == "probes":

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic import BeforeValidator
 
+from iceprobe.cli.completion import completing
 from iceprobe.core.arguments import bare
 from iceprobe.core.options import Option, Settings, options_of
 from iceprobe.settings import FIGURE, HOW, PAPER, WHAT, WHERE
@@ -113,7 +114,13 @@ def _parameter(
     flag = option.flag if option.flag and not hidden else f"--{words}"
     if hint is bool and option.flag is None:
         flag += f"/--no-{words}"
-    said = typer.Option(flag, help=option.help, rich_help_panel=option.panel, hidden=hidden)
+    said = typer.Option(
+        flag,
+        help=option.help,
+        rich_help_panel=option.panel,
+        hidden=hidden,
+        autocompletion=completing(today, model.model_fields[today].annotation),
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, said]
     )
