@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from iceprobe.cli.console import below, console, say
+from iceprobe.cli.console import answers, below, console, note, say
+from iceprobe.published.differences import protocol_of_figure
 from iceprobe.published.pairs import Beside, beside, grouped, marks_used, nothing_beside
 from iceprobe.results import FittedResult
 from iceprobe.results.terminal import Column, TerminalTable
@@ -18,7 +19,9 @@ def show_published(results: Sequence[FittedResult], encoder: str | None, data: s
     if not pairs:
         raise nothing_beside(results)
     for line in dict.fromkeys(line for one in pairs for line in one.assumed):
-        say(f"{line}.")
+        note(f"{line}.")
+    if answers("published", map(_entry, pairs)):
+        return
     console.print(published_table(pairs))
     for key in dict.fromkeys(one.figure.source for one in pairs):
         of_source = [one for one in pairs if one.figure.source == key]
@@ -28,6 +31,21 @@ def show_published(results: Sequence[FittedResult], encoder: str | None, data: s
         for encoder in dict.fromkeys(one.figure.encoder for one in of_source):
             for remark in of_source[0].source.remarks_on(encoder):
                 below(remark)
+
+
+def _entry(one: Beside) -> dict[str, object]:
+    """The same for a program."""
+    return {
+        "probe": one.result.label,
+        "backbone": one.result.backbone,
+        "top1": one.score.mean,
+        "interval": one.score.interval,
+        "selected_on_reported": one.result.selected_on_reported,
+        "figure": one.figure,
+        "published_selected": protocol_of_figure(one.figure).selected,
+        "difference": one.difference,
+        "differences": one.differences,
+    }
 
 
 def differences_table(pairs: Sequence[Beside], source: str) -> TerminalTable:

@@ -7,7 +7,7 @@ import typer
 from rich.filesize import decimal
 
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import console, say
+from iceprobe.cli.console import answers, console, note, say, wrote
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
 from iceprobe.settings import Publishing
@@ -46,16 +46,18 @@ def publish(
     settings = resolve(Publishing, given)
     with console.status("preparing"):
         made = published(run, to, settings, dry_run=True, trust=trust)
-    for name, content in made.files.items():
-        say(f"{decimal(len(content)):>10}  {name}")
-    say("")
-    say(made.files[made.shown].decode().rstrip())
-    say("")
-    for note in made.notes:
-        say(f"{note[0].upper()}{note[1:]}{'' if note.endswith('.') else '.'}")
+    files = [{"path": name, "bytes": len(content)} for name, content in made.files.items()]
+    if not answers("files", files):
+        for name, content in made.files.items():
+            say(f"{decimal(len(content)):>10}  {name}")
+        say("")
+        say(made.files[made.shown].decode().rstrip())
+        say("")
+    for line in made.notes:
+        note(f"{line[0].upper()}{line[1:]}{'' if line.endswith('.') else '.'}")
     if settings.dry_run or made.missing:
-        say(f"Not sent: {made.missing or 'a dry run'}; it would go to {made.place}.")
+        note(f"Not sent: {made.missing or 'a dry run'}; it would go to {made.place}.")
         return
     with console.status("sending"):
         place = made.send()
-    say(place)
+    wrote(place)
