@@ -263,8 +263,7 @@ def _measure(
         settings=settings,
         device=device,
         workers=workers,
-        on_bad_image="skip",
-        log_skipped=False,
+        on_bad_image="pass over",
     )
     images, started = 0, 0.0
     lengths: list[float] = []

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 
@@ -22,7 +22,7 @@ from iceprobe.core.text import DAY, in_days, short_name, shown
 from iceprobe.fitting.checks import all_diverged
 from iceprobe.fitting.fitted import load_fitted
 from iceprobe.fitting.repetition import Request, check, repetition
-from iceprobe.fitting.rounds import cut_groups, folds_of_store, rounds_of
+from iceprobe.fitting.rounds import Round, cut_groups, folds_of_store, rounds_of
 from iceprobe.fitting.run_folder import (
     PREDICTIONS_FILE,
     STATE_FILE,
@@ -41,6 +41,7 @@ from iceprobe.machine.progress import ProgressCallback, callback, shows_progress
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label
 from iceprobe.probes.budget import budgeted
+from iceprobe.protocols.outer_folds import Rows
 from iceprobe.protocols.protocol import for_images, repeated
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, write_curves
@@ -58,6 +59,11 @@ from iceprobe.store.format import FOLDS, Manifest
 from iceprobe.store.opening import open_store
 from iceprobe.store.reader import Store
 from iceprobe.tokens import TokenShape
+
+if TYPE_CHECKING:
+    from iceprobe.backbones import Backbone
+    from iceprobe.datasets import Dataset
+    from iceprobe.store.kept_images import KeptImages
 
 log = logging.getLogger("iceprobe")
 
@@ -235,25 +241,66 @@ def probe(
     """
     from iceprobe.backbones import Backbone, load_backbone
     from iceprobe.datasets import load_dataset
-    from iceprobe.store import extract_in_memory
 
-    request = Request.of([probe_label(parse_probe(text)) for text in probes], call)
+    request = request_in_memory(probes, call)
     if not isinstance(model, Backbone):
         model = load_backbone(model, **backbone_options)
-    data = load_dataset(dataset)
-    store = extract_in_memory(
-        model,
-        data,
-        limit=call.limit,
-        device=call.device,
-        forward_dtype=call.forward_dtype,
-        tokens=call.tokens,
-        progress=callback(call.progress),
-    )
+    return probe_backbone(model, load_dataset(dataset), request, call)
+
+
+@in_own_state
+def probe_backbone(
+    backbone: "Backbone",
+    data: "Dataset",
+    request: Request,
+    call: ProbeCall,
+    kept: "KeptImages | None" = None,
+) -> list[FittedResult]:
+    """:func:`probe` of what is loaded already.
+
+    Args:
+        kept: decoded images, for the next look at the same data.
+    """
+    from iceprobe.store import extract_in_memory
+
+    store = extract_in_memory(backbone, data, kept, **_in_memory(call))
     seeds, replicates = _repeated(request, call)
     store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)
     return Results(results)
+
+
+@in_own_state
+def check_probe(
+    backbone: "Backbone", data: "Dataset", probes: Sequence[str], call: ProbeCall
+) -> None:
+    """Refuse what :func:`probe` would refuse before it trains. It reads two images of each split.
+
+    Raises:
+        IceprobeError: naming it.
+    """
+    from iceprobe.store import blank_in_memory, extract_in_memory
+
+    request = request_in_memory(probes, call)
+    few = min(2, call.limit or 2)
+    extract_in_memory(backbone, data, **_in_memory(call) | {"limit": few, "progress": None})
+    store = blank_in_memory(backbone, data, **_in_memory(call)).grouped_by(call.groups)
+    _checked_rounds(store, request, call, *_repeated(request, call))
+
+
+def request_in_memory(probes: Sequence[str], call: ProbeCall) -> Request:
+    """The request of a call of :func:`probe`.
+
+    Raises:
+        IceprobeError: for an unknown probe, protocol or device.
+    """
+    return Request.of([probe_label(parse_probe(text)) for text in probes], call)
+
+
+def _in_memory(call: ProbeCall) -> dict[str, Any]:
+    """Options of the extraction."""
+    named = ("limit", "device", "forward_dtype", "tokens")
+    return {name: getattr(call, name) for name in named} | {"progress": callback(call.progress)}
 
 
 def _repeated(request: Request, settings: Fitting) -> tuple[int, int | None]:
@@ -279,11 +326,7 @@ def _fit(
 ) -> tuple[list[FittedResult], list[CurveRow]]:
     """A repetition for each round, and what they give together; ``begin`` is called when all is checked."""
     progress = callback(call.progress)
-    folds = folds_of_store(store, request, call.run_seed, call.folds)
-    request = replace(request, split=FOLDS) if folds else request
-    rounds = rounds_of(store, request, call, seeds, replicates, folds)
-    for one in rounds:
-        check(one.store, request, one.seeds, one.run_seed)
+    request, folds, rounds = _checked_rounds(store, request, call, seeds, replicates)
     cut = cut_groups(store, folds)
     first(begin)
     found: dict[str, dict[int, list[FittedResult]]] = {label: {} for label in request.labels}
@@ -334,6 +377,18 @@ def _fit(
             )
         )
     return named, rows
+
+
+def _checked_rounds(
+    store: Store, request: Request, call: FitCall | ProbeCall, seeds: int, replicates: int | None
+) -> tuple[Request, list[Rows], list[Round]]:
+    """The request with the split that is reported, the folds if there are any, and the rounds."""
+    folds = folds_of_store(store, request, call.run_seed, call.folds)
+    request = replace(request, split=FOLDS) if folds else request
+    rounds = rounds_of(store, request, call, seeds, replicates, folds)
+    for one in rounds:
+        check(one.store, request, one.seeds, one.run_seed)
+    return request, folds, rounds
 
 
 def _warning_of_days(

@@ -7,6 +7,7 @@ _HOME = {
     "ExtractionSettings": "format",
     "Store": "reader",
     "StoredSplit": "split",
+    "blank_in_memory": "memory",
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",

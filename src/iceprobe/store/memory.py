@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
 from iceprobe.settings import ExtractCall
 from iceprobe.store.format import Manifest, ShardRecord
-from iceprobe.store.layout import chosen_rows, image_bytes, is_ragged, split_layout
+from iceprobe.store.kept_images import KeptImages
+from iceprobe.store.layout import COLUMN, chosen_rows, image_bytes, is_ragged, split_layout
 from iceprobe.store.noted import log_file_assumptions, noted
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.reader import Store
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 
 
 @takes(ExtractCall)
-def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall) -> Store:
+def extract_in_memory(
+    backbone: "Backbone", dataset: Data, kept: KeptImages | None = None, *, call: ExtractCall
+) -> Store:
     """As :func:`iceprobe.extract`, into memory: the store's ``path`` is ``None``.
 
     Args:
+        kept: decoded images, for the next extraction from the same data.
         settings: or options as keywords, as of ``extract``; ``device`` is by default the backbone's.
 
     Raises:
@@ -39,11 +44,57 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
             tokens are not finite.
     """
     dataset = load_dataset(dataset)
+    target = _device_of(backbone, call)
+    manifest = _described(backbone, dataset, target, call)
+    if kept is not None:
+        kept.begin(manifest, backbone.preprocessing)
+    held = {
+        name: _extract_split(backbone, dataset, manifest, name, target, call, kept)
+        for name in manifest.splits
+    }
+    log_file_assumptions(manifest)
+    return Store(manifest, held, dataset=dataset)
+
+
+@takes(ExtractCall)
+def blank_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall) -> Store:
+    """The store that :func:`extract_in_memory` would make, with zeros as tokens that take no memory.
+
+    Targets, groups and names are the data's. So what is asked of the tokens can be checked before they are
+    computed. It raises as there, as far as no image is read.
+    """
+    dataset = load_dataset(dataset)
+    manifest = _described(backbone, dataset, _device_of(backbone, call), call)
+    held = {}
+    for name, record in manifest.splits.items():
+        split, rows = dataset.splits[name], chosen_rows(record.listed, record.images)
+        tensors = {
+            key: [torch.zeros(()).to(dtype).expand(1, *shape[1:])] * len(rows)
+            if is_ragged((dtype, shape))
+            else torch.zeros(()).to(dtype).expand(len(rows), *shape)
+            for key, (dtype, shape) in split_layout(manifest, name).items()
+        }
+        known = {"label": split.labels, "index": np.arange(record.listed)}
+        known |= {COLUMN + column: one.codes for column, one in split.columns.items()}
+        tensors |= {key: torch.from_numpy(one[rows]) for key, one in known.items()}
+        if LENGTH in tensors:
+            tensors[LENGTH] = torch.ones(len(rows), dtype=torch.int64)
+        held[name] = memory_split(tensors, manifest.shape)
+    return Store(manifest, held, dataset=dataset)
+
+
+def _device_of(backbone: "Backbone", call: ExtractCall) -> torch.device:
     device: str | torch.device | None = call.device
     if device is None:
         device = next((parameter.device for parameter in backbone.parameters()), None)
-    target = choose_device(device)
-    settings = make_settings(call, target.type)
+    return choose_device(device)
+
+
+def _described(
+    backbone: "Backbone", dataset: Dataset, device: torch.device, call: ExtractCall
+) -> Manifest:
+    """The manifest, of a store that memory holds."""
+    settings = make_settings(call, device.type)
     manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
     needed, available = bytes_held(manifest), available_memory()
     if available is not None and needed > available:
@@ -51,12 +102,7 @@ def extract_in_memory(backbone: "Backbone", dataset: Data, *, call: ExtractCall)
             f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
             "available: take a limit, fewer views, tokens=int8, or extract to disk (iceprobe.extract)"
         )
-    held = {
-        name: _extract_split(backbone, dataset, manifest, name, target, call)
-        for name in manifest.splits
-    }
-    log_file_assumptions(manifest)
-    return Store(manifest, held, dataset=dataset)
+    return manifest
 
 
 def bytes_held(manifest: Manifest) -> int:
@@ -76,6 +122,7 @@ def _extract_split(
     name: str,
     device: torch.device,
     call: ExtractCall,
+    kept: KeptImages | None,
 ) -> StoredSplit:
     record, settings = manifest.splits[name], manifest.settings
     rows = chosen_rows(record.listed, record.images)
@@ -107,6 +154,7 @@ def _extract_split(
         device=device,
         workers=call.workers,
         on_bad_image=call.on_bad_image,
+        kept=kept,
     ):
         (made,) = batch.layers
         count = len(batch.tensors["label"])
@@ -135,8 +183,8 @@ def _extract_split(
         **noted(seen),
         rounding=share,
     )
-    kept = {key: held[:images] for key, held in tensors.items()}
-    if isinstance(lengths := kept.get(LENGTH), Tensor):
+    filled = {key: held[:images] for key, held in tensors.items()}
+    if isinstance(lengths := filled.get(LENGTH), Tensor):
         whole.tokens = counted(lengths)
     record.shards = [whole]
     shape, behind = manifest.shape, None
@@ -144,7 +192,7 @@ def _extract_split(
         behind = memory_split(
             {key: _of_read(held, images, record.images) for key, held in views.items()}, shape
         )
-    return memory_split(kept, shape, behind)
+    return memory_split(filled, shape, behind)
 
 
 def apart(padded: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -12,7 +12,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from iceprobe.settings import Policy
 from iceprobe.store.decoded_images import ImageDecoder, decoded_images
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.forward import FLAGS, check_finite, empty_batch, forward, rounding_share
+from iceprobe.store.kept_images import KeptImages
 from iceprobe.store.layout import COLUMN
 from iceprobe.store.noted import NAMED
 from iceprobe.store.work import Decoded, Work, in_pieces
@@ -74,8 +76,8 @@ def extracted_batches(
     settings: ExtractionSettings,
     device: torch.device,
     workers: int,
-    on_bad_image: Policy,
-    log_skipped: bool = True,
+    on_bad_image: Policy | Literal["pass over"],
+    kept: KeptImages | None = None,
 ) -> Generator[Extracted, None, None]:
     """Run ``work`` in order.
 
@@ -86,8 +88,9 @@ def extracted_batches(
         settings: of the extraction.
         device: of the forward pass.
         workers: processes that decode; 0 decodes in threads.
-        on_bad_image: whether an unreadable image is an error (``"fail"``) or left out (``"skip"``).
-        log_skipped: whether the first images that are left out are logged.
+        on_bad_image: whether an unreadable image is an error (``"fail"``) or left out: ``"skip"`` logs
+            the first of them, ``"pass over"`` none.
+        kept: decoded images of an earlier extraction, which are taken from there and put there.
 
     Raises:
         BadImage: if an image can't be read and ``on_bad_image`` is ``"fail"``.
@@ -100,11 +103,12 @@ def extracted_batches(
     decode = ImageDecoder(splits, backbone.preprocessing, settings, pin=gpu and workers == 0)
     named = 0
     waiting: deque[tuple[Work, Decoded, Views, Any]] = deque()
-    with contextlib.closing(decoded_images(decode, work, workers, gpu)) as decoded:
+    images = partial(decoded_images, decode, workers=workers, gpu=gpu)
+    with contextlib.closing(images(work) if kept is None else kept.read(images, work)) as decoded:
         for todo, batch in zip(work, decoded, strict=True):
             if on_bad_image == "skip":
-                named = _log_skipped(batch.bad, named) if log_skipped else 0
-            elif batch.bad:
+                named = _log_skipped(batch.bad, named)
+            elif batch.bad and on_bad_image == "fail":
                 raise BadImage(
                     f"{reason(batch.bad[0][1])} (leave such images out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
