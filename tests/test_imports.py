@@ -39,6 +39,7 @@ ROOMS = (
     "exporting",
     "publishing",
     "dense",
+    "integrations",
     "cli",
 )
 # Files that know everything: the public names, and `python -m iceprobe`.

@@ -373,6 +373,21 @@ class ProbeCall(Fitting, Call):
         return both | {key: value for key, value in values.items() if key != "amp"}
 
 
+class LookCall(ProbeCall):
+    """What a look during training takes besides when it is taken (`iceprobe.integrations`)."""
+
+    keep: Annotated[
+        Bytes, Option("Memory for decoded images, kept between looks (2GB); 0: none.", None)
+    ] = 2 * 10**9
+    metrics: Annotated[
+        Literal["leading", "all"], Option("Metrics that are logged: leading (default), all.", None)
+    ] = "leading"
+    on_error: Annotated[
+        Literal["log", "raise"],
+        Option("When a look fails: log and train on, or raise (log).", None),
+    ] = "log"
+
+
 class ExtractCall(Extraction):
     """All that ``iceprobe.extract`` takes besides backbone, data and place."""
 
