@@ -49,6 +49,7 @@ def dataset(seed: int = 0) -> Dataset:
 def tokens(preprocessing, data, kept=None):
     """Of both splits, and how many images were read."""
     backbone = iceprobe.load_backbone(Patches(preprocessing))
+    backbone.preprocessing = preprocessing
     before = Counting.reads
     store = extract_in_memory(backbone, data, kept, tokens="float32")
     return [store[name].tensor("patches") for name in store.splits], Counting.reads - before
