@@ -377,7 +377,10 @@ class LookCall(ProbeCall):
     """What a look during training takes besides when it is taken (`iceprobe.integrations`)."""
 
     keep: Annotated[
-        Bytes, Option("Memory for decoded images, kept between looks (2GB); 0: none.", None)
+        int | str,
+        BeforeValidator(parse_bytes),
+        Field(ge=0, lt=2**63),
+        Option("Memory for decoded images, kept between looks (2GB); 0: none.", None),
     ] = 2 * 10**9
     metrics: Annotated[
         Literal["leading", "all"], Option("Metrics that are logged: leading (default), all.", None)

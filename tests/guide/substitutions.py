@@ -45,6 +45,8 @@ STAND_INS = (
     ("/data/", "{data}/"),
     (r"root=/data\b", "root={data}"),
     # Fewer of everything.
+    ('every="1000 steps"', 'every="1 step"'),
+    (r"epochs=5,\s+limit=2000", "epochs=1, learning_rates=[1e-2]"),
     ('"image_size": 224', '"image_size": 32'),
     ("--shots 1,5,20,100", "--shots 1,2"),
     ("--shots 20 ", "--shots 2 "),
@@ -96,6 +98,26 @@ BEFOREHAND = {
     ),
     "README.md": "from timm import create_model\nmodel = create_model('vit_tiny_patch16_224', img_size=32)",
     "asking.md": "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')",
+    "training_loops.md": (
+        "import lightning.pytorch as pl, torch\n"
+        "from iceprobe.backbones import Preprocessing\n"
+        "encoder = torch.nn.Conv2d(3, 8, 8, 8)\n"
+        "encoder.preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)\n"
+        "class Module(pl.LightningModule):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.backbone = encoder\n"
+        "    def forward(self, images):\n"
+        "        return {'loss': self.backbone(images).square().mean()}\n"
+        "    def training_step(self, batch, index):\n"
+        "        return self(batch)\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 1e-3)\n"
+        "module = model = Module()\n"
+        "batches = torch.utils.data.DataLoader(torch.rand(8, 3, 32, 32), 4)\n"
+        "data = [{'images': one} for one in batches.dataset]\n"
+        "train_step = module\n"
+    ),
     "segmentation.md": (
         "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')\n"
         "dataset = iceprobe.load_dataset('bundled:fashion-clutter')"
@@ -140,4 +162,5 @@ SLOW = {
     "report.md",
     "sound.md",
     "tour.md",
+    "training_loops.md",
 }

@@ -89,7 +89,7 @@ def test_all_metrics_are_logged_if_asked_for_the_leading_one_first():
 def test_images_are_read_once():
     seed()
     data, anew = labelled(), labelled()
-    look = Probe(Encoder(), data, ["knn"], every="1 step", **QUICK)
+    look = Probe(Encoder(), data, ["knn"], every="1 step", keep="1 MB", **QUICK)
     none = Probe(Encoder(), anew, ["knn"], every="1 step", keep=0, **QUICK)
     look(1), none(1)
     first, other = data["train"].reads, anew["train"].reads
@@ -157,7 +157,8 @@ def test_a_look_that_fails_ends_training_if_asked():
         (dict(at_most="500%"), "at_most='500%'.*at_most='5%'"),
         (dict(data="bundled:fashon"), "fashon"),
         (dict(epochs=0), "epochs=0"),
-        (dict(keep="much"), "keep='much'"),
+        (dict(keep="much"), "keep='much'.*8GB"),
+        (dict(keep=-1), "keep=-1"),
         (dict(on_error="ignore"), "on_error"),
         (dict(device="cpu"), "device='cpu'.*leave it out"),
         (dict(ever="1 step"), "ever"),

@@ -97,7 +97,7 @@ class Looks:
         request_in_memory(self.probes, self.call)
         self.history: list[Look] = []
         self._dataset: Dataset | None = None
-        self._kept = KeptImages(self.call.keep)
+        self._kept = KeptImages(int(self.call.keep))
         self._put_off = False
         self._lines: set[str] = set()  # of the log, which a later look would repeat
         self._budget = Budget(self.share, 0.0)
@@ -246,11 +246,11 @@ class Looks:
         self._put_off = True
         now, last = time.monotonic(), self._budget.last or 0.0
         log.warning(
-            "the look at %s %s is put off to the next that fits at_most=%g: it takes about %s, and looks have "
+            "the look at %s %s is put off to the next that fits at_most='%g%%': it takes about %s, and looks have "
             "taken %s (said once)",
             self.every.unit,
             f"{count:,}",
-            self.share,
+            100 * (self.share or 1),
             duration(last),
             self._budget.said(now),
         )
