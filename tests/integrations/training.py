@@ -67,7 +67,7 @@ class Labelled(Dataset):
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
         self.reads += 1
         random.random(), np.random.rand(), torch.rand(1)
-        noise = np.random.default_rng(row).integers(0, 90, (20, 20))
+        noise = np.random.default_rng([self.count, row]).integers(0, 90, (20, 20))
         return Image.fromarray((noise + 80 * (row % 2)).astype(np.uint8)), row % 2
 
 

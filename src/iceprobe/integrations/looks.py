@@ -276,11 +276,11 @@ def scores_of(results: Sequence[Result], metrics: str = "leading") -> dict[str, 
 
 @contextmanager
 def _once(said: set[str]) -> Iterator[None]:
-    """Lines of the log that are in ``said`` are left out within; others are added to it."""
+    """Lines of the log that are in ``said`` are left out within, but for errors; others are added to it."""
 
     def new(record: logging.LogRecord) -> bool:
         line = record.getMessage()
-        known = line in said
+        known = line in said and record.levelno < logging.ERROR
         said.add(line)
         return not known
 
