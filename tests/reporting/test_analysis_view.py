@@ -68,8 +68,7 @@ def made(probe: str, predictors: int, seeds: list[int], **changed) -> Analysis:
     return replace(one, **changed)
 
 
-@pytest.fixture(scope="module")
-def analyses() -> list[Analysis]:
+def several() -> list[Analysis]:
     shortcut = Shortcut("mean colour", 400, estimate(0.8), estimate(0.67), estimate(0.13))
     heads = dict(accuracy=None, recall={}, correlation={})
     return [
@@ -79,6 +78,11 @@ def analyses() -> list[Analysis]:
         made("clip4", 4, [0, 1, 2]),  # not in this run any more
         made("linear", 4, [0]),  # fitted again since, with other seeds
     ]
+
+
+@pytest.fixture(scope="module")
+def analyses() -> list[Analysis]:
+    return several()
 
 
 @pytest.fixture(scope="module")

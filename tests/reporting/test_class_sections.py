@@ -51,9 +51,13 @@ def results(*of: Predictions, classes: int = 4) -> list:
     return found
 
 
+def two_probes() -> list:
+    return results(predictions(), predictions(skill=0.7))
+
+
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render(results(predictions(), predictions(skill=0.7)), images=0)
+    return render(two_probes(), images=0)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -28,11 +28,9 @@ PROBES = {
 CLASSES = ["Boeing_" + "7" * 60, "a name of many words that goes on and on", *"cdefg"]
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> str:
+def campaign(run: Path) -> list[FittedResult]:
     """Three backbones under eight probes, two of them equal throughout."""
     results: list[FittedResult] = []
-    run = tmp_path_factory.mktemp("run")
     curves = [_curves(label, accuracy, "heldout") for label, accuracy in PROBES.items()]
     write_curves(run, [row for rows in curves for row in rows])
     for label, accuracy in PROBES.items():
@@ -41,7 +39,12 @@ def text(tmp_path_factory) -> str:
             store = StoreReference(path=None, identity=f"{len(backbone):016d}")
             fields = {"backbone": backbone, "class_names": CLASSES, "store": store}
             results.append(one.replaced(predictions=predictions, run=run, **fields))
-    return render(results, images=0)
+    return results
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    return render(campaign(tmp_path_factory.mktemp("run")), images=0)
 
 
 def cases():
@@ -106,9 +109,9 @@ MEASURE = """<script>
       wide,
       charts: [...document.querySelectorAll(".chart svg.marks")].map((svg) =>
         [...svg.querySelectorAll("text")].filter((one) => one.textContent).map(box)),
-      cells: [...document.querySelectorAll("#leaderboard tbody tr:first-child td")].map(box),
-      headings: [...document.querySelectorAll("#leaderboard th")].map((one) => one.offsetWidth),
-      names: [...document.querySelectorAll("#leaderboard tbody tr:first-child td")]
+      cells: [...document.querySelectorAll("#leaderboard tbody tr:first-child > *")].map(box),
+      headings: [...document.querySelectorAll("#leaderboard thead th")].map((one) => one.offsetWidth),
+      names: [...document.querySelectorAll("#leaderboard tbody tr:first-child > *")]
         .map((one) => one.dataset.name ?? ""),
     });
   }, 3000);

@@ -74,6 +74,7 @@ class Block:
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+    of: str = ""  # which group, where the page has several
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Context:
         images: pictures wanted on the page; 0 for none.
         opened: a result → its store.
         trust: whether other hosts may be asked for what results' files name.
+        of: how the group differs from the others on the page; ``""`` of a single one.
     """
 
     results: Sequence[FittedResult]
@@ -108,6 +110,7 @@ class Context:
     images: int
     opened: Callable[[FittedResult], "Store"]
     trust: bool = False
+    of: str = ""
 
     @cached_property
     def kept(self) -> list[FittedResult]:

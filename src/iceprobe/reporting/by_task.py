@@ -6,7 +6,7 @@ where there is nothing to show. To add a section is a file with such a function 
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from iceprobe.reporting.blocks import Block, Context, SectionView
 from iceprobe.results.fitted import FittedResult
@@ -34,7 +34,7 @@ class Section:
         module, _, name = self.function.partition(":")
         of: Callable[[Context], Block | None]
         of = getattr(importlib.import_module(f"iceprobe.reporting.{module}"), name)
-        blocks = [block for one in contexts if (block := of(one)) is not None]
+        blocks = [replace(block, of=one.of) for one in contexts if (block := of(one)) is not None]
         return SectionView(self.key, self.title, blocks) if blocks else None
 
 

@@ -101,6 +101,7 @@ def styled(chart: Any, background: str = "transparent") -> Spec:
     ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
     spec = chart.to_dict()
     # Two legends one below the other, for which Altair's schema has no name.
+    spec["config"]["aria"] = False  # the page describes a chart as a whole, with its numbers
     spec["config"]["legend"]["layout"] = {"bottom": {"direction": "vertical", "anchor": "start"}}
     return spec
 
@@ -146,10 +147,9 @@ def domain_of(metric: Metric, ends: Sequence[float]) -> list[float]:
     return clipped(metric, min(ends) - margin, max(ends) + margin, metric.scale)
 
 
-def shade(full: tuple[int, int, int], strength: float) -> str:
-    """From nearly white at 0 to ``full`` at 1."""
-    mixed = (round(246 + (end - 246) * min(strength, 1.0) ** 0.8) for end in full)
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+def strength(share: float) -> float:
+    """How opaque a cell is, from nearly nothing at 0 to 1 at 1: over white or black alike."""
+    return round(0.04 + 0.96 * min(share, 1.0) ** 0.8, 3)
 
 
 def distinct(names: Sequence[str]) -> list[str]:

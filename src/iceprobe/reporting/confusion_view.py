@@ -10,7 +10,7 @@ import numpy as np
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
-from iceprobe.reporting.charts import Spec, distinct, finish, shade
+from iceprobe.reporting.charts import Spec, distinct, finish, strength
 from iceprobe.results.confusion import ClassScore, Confusions, Misread, Mistake, confusions, misread
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
@@ -20,7 +20,7 @@ from iceprobe.tasks.registry import get_task
 MOST_CLASSES = 40  # of a matrix that can still be read
 ROWS = 10  # of each table
 IMAGES = 20  # that are named
-_RIGHT, _WRONG = (11, 111, 207), (179, 54, 47)
+_RIGHT, _WRONG = "#0b6fcf", "#b3362f"
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,14 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
     rows: list[dict[str, Any]] = []
     for i, j in zip(*np.nonzero(matrix), strict=True):
         share = float(shares[i, j])
-        strength = share if i == j else share / largest
+        seen = share if i == j else share / largest
         rows.append(
             {
                 "true": shown[i],
                 "read": shown[j],
-                "colour": shade(_RIGHT if i == j else _WRONG, strength),
-                "ink": "#ffffff" if strength > 0.55 else "#1c2733",
+                "colour": _RIGHT if i == j else _WRONG,
+                "strength": strength(seen),
+                "ink": "#ffffff" if seen > 0.55 else "#1c2733",
                 "text": f"{100 * share:.0f}" if few and 100 * share >= 0.5 else "",
                 "share": f"{tenths(share)}%",
                 "images": f"{matrix[i, j]:.4g} of {counted.images[i]}",
@@ -122,7 +123,8 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
         ],
     )
     cells = base.mark_rect(stroke="white", strokeWidth=1).encode(
-        color=alt.Color("colour:N", scale=None)
+        color=alt.Color("colour:N", scale=None),
+        fillOpacity=alt.FillOpacity("strength:Q", scale=None),
     )
     text = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     return finish(alt.layer(cells, text) if few else alt.layer(cells), height=side, width=side)

@@ -33,7 +33,6 @@ MOST = 60  # outputs of a table
 QUANTILES = (0.5, 0.75, 0.9, 0.95)
 SIDE = 360
 _BLUE, _GREY = "#0b6fcf", "#8894a0"
-_DENSITY = ["#e3eefa", "#0b6fcf", "#08264a"]
 
 
 def by_number(context: Context) -> Block | None:
@@ -267,11 +266,18 @@ def _marks(
         }
         for i, j in zip(*np.nonzero(counts), strict=True)
     ]  # fmt: skip
-    legend = alt.Legend(title="Images", orient="bottom", gradientLength=160, tickCount=3)
-    colour = alt.Color("images:Q", legend=legend).scale(range=_DENSITY, type="sqrt")
-    base = alt.Chart(alt.Data(values=cells)).mark_rect()
+    legend = alt.Legend(
+        title="Images", orient="bottom", direction="horizontal", tickCount=3, symbolType="square",
+        symbolFillColor=_BLUE, symbolStrokeWidth=0,
+    )  # fmt: skip
+    many = alt.FillOpacity("images:Q", legend=legend).scale(range=[0.1, 1], type="sqrt")
+    said = [
+        alt.Tooltip(name, title=f"{title}, from", format=".4~g")
+        for name, title in zip(("x:Q", "y:Q"), titles, strict=True)
+    ]
+    base = alt.Chart(alt.Data(values=cells)).mark_rect(color=_BLUE)
     return base.encode(
-        x=x, x2="x2:Q", y=y, y2="y2:Q", color=colour, tooltip=[alt.Tooltip("images:Q")]
+        x=x, x2="x2:Q", y=y, y2="y2:Q", fillOpacity=many, tooltip=[*said, alt.Tooltip("images:Q")]
     )
 
 

@@ -21,14 +21,21 @@ from iceprobe.reporting.finding import find_across
 from iceprobe.reporting.groups import FEW, grouped, tiles_of
 from iceprobe.reporting.number_view import named
 from iceprobe.reporting.sections import analysis_of, disputes_of, galleries_of
-from iceprobe.reporting.template import asset, engine, environment, inert_json, policy
+from iceprobe.reporting.template import (
+    Anchors,
+    environment,
+    inert_json,
+    policy,
+    scripts_of,
+    style,
+)
 from iceprobe.results.caveats import enumerated
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import clipped, noun_of, shared_metric
 from iceprobe.results.stores import store_of
 from iceprobe.results.sweeps import by_layer, by_training_images, rankings
 from iceprobe.results.tables import leaderboard
-from iceprobe.results.varying import varying
+from iceprobe.results.varying import value_of, varying
 from iceprobe.tasks.registry import get_task
 
 log = logging.getLogger("iceprobe")
@@ -93,17 +100,22 @@ def render(
         view for one in shown if layout.classes and (view := confusion_view(one.results, trust))
     ]
     figures += matrices(confused)
+    whose = [" · ".join(value_of(group.results[0], name) for name in differing) for group in shown]
     contexts = [
-        Context(group.results, i, palette, images, opened, trust) for i, group in enumerate(shown)
+        Context(group.results, i, palette, images, opened, trust, of)
+        for i, (group, of) in enumerate(zip(shown, whose, strict=True))
     ]
     sections = [made for one in layout.sections if (made := one.view(contexts))]
     figures += [chart for one in sections for chart in one.charts]
     disputed = images and layout.classes
     disputes, undisputed = disputes_of(shown, opened) if disputed else ([], [])
-    analyses = [analysis_of(group, palette, images, i, opened) for i, group in enumerate(shown)]
+    analyses = [
+        analysis_of(group, palette, images, i, opened, of)
+        for i, (group, of) in enumerate(zip(shown, whose, strict=True))
+    ]
     analyses = [one for one in analyses if one.probes]
     figures += [chart for one in analyses for chart in one.charts]
-    scripts = [engine(), asset("page.js")] if figures else [asset("page.js")]
+    scripts = scripts_of(charts=bool(figures))
     page = environment().get_template("page.html.j2").render(
         headed=_headed(ordered),
         title=title or _across(ordered),
@@ -126,6 +138,7 @@ def render(
         scale=_scale(ordered),
         palette=palette,
         charts=figures,
+        anchor=Anchors(),
         specs=[(figure.key, inert_json(figure.spec)) for figure in figures],
         galleries=galleries,
         bags=bags,
@@ -135,7 +148,7 @@ def render(
         undisputed=undisputed,
         analyses=analyses,
         runs=sorted({str(one.run) for one in results if one.run is not None}),
-        style=Markup(asset("page.css")),
+        style=style(),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),
     )  # fmt: skip

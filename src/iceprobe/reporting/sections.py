@@ -45,6 +45,7 @@ class AnalysisView:
     tables: list[PredictorTable]
     parts: PartsView | None
     remarks: list[str]
+    of: str  # which group, where the page has several
 
 
 def disputes_of(
@@ -62,9 +63,14 @@ def disputes_of(
 
 
 def analysis_of(
-    group: SourceResults, palette: dict[str, str], images: int, number: int, opened: Opened
+    group: SourceResults,
+    palette: dict[str, str],
+    images: int,
+    number: int,
+    opened: Opened,
+    of: str = "",
 ) -> AnalysisView:
-    """Tables, charts and pictures of one group's analyses."""
+    """Tables, charts and pictures of one group's analyses; ``of`` names it where there are several."""
     probes = analysed(group.results)
     made = [
         Chart(f"importance-{number}-{i}", *one)
@@ -79,7 +85,7 @@ def analysis_of(
             parts = parts_view(probes, opened)
         except IceprobeError as error:
             remarks.append(f"No parts, {error}.")
-    return AnalysisView(probes, made, tables, parts, remarks)
+    return AnalysisView(probes, made, tables, parts, remarks, of)
 
 
 def galleries_of(

@@ -11,7 +11,7 @@ from iceprobe.core.text import utf8
 from iceprobe.machine.files import write_atomically
 from iceprobe.reporting.dense_text import amount, change, floor, floor_said, over, reads
 from iceprobe.reporting.finding import Finding, alone, display_name, no_order
-from iceprobe.reporting.template import asset, environment, policy
+from iceprobe.reporting.template import environment, policy, scripts_of, style
 from iceprobe.results.dense import Dense, best_first
 from iceprobe.results.depth import Depth
 from iceprobe.results.primary import capital
@@ -49,7 +49,7 @@ def write_segment_report(
             "segmentations of several runs in one report: give those of one run, as "
             "iceprobe.segment(…) returns them"
         )
-    scripts = [asset("page.js")]
+    scripts = scripts_of(charts=False)
     page = environment().get_template(PAGES[first.task]).render(
         title=title or f"{first.backbone} on {first.dataset}, {first.task}",
         first=first,
@@ -60,7 +60,8 @@ def write_segment_report(
         floor=floor(first),
         picture=_picture(first.run) if images else None,
         pictured=images,
-        style=Markup(asset("page.css")),
+        specs=[],
+        style=style(),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),
     )  # fmt: skip

@@ -4,14 +4,17 @@ import base64
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import count
 
 import jinja2
 from markupsafe import Markup
 
 from iceprobe.core.text import counted, duration
+from iceprobe.reporting.dark import DARK
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note, tested
 from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual, unit_of
@@ -54,6 +57,23 @@ def environment() -> jinja2.Environment:
     return made
 
 
+class Anchors:
+    """Names of the places of one page that can be linked to, from what they are."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def __call__(self, *words: str) -> str:
+        """``"differences-against-ep12"``; a number behind it where a page has the same words twice."""
+        plain = (unicodedata.normalize("NFKC", word).lower() for word in words)
+        name = "-".join(filter(None, (re.sub(r"\W+", "-", word).strip("-") for word in plain)))
+        chosen = next(
+            one for k in count(1) if (one := f"{name}-{k}" if k > 1 else name) not in self._given
+        )
+        self._given.add(chosen)
+        return chosen
+
+
 def policy(scripts: Sequence[str]) -> str:
     """A content security policy under which only our scripts run and nothing is fetched.
 
@@ -66,6 +86,27 @@ def policy(scripts: Sequence[str]) -> str:
         f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
+
+
+def scripts_of(*, charts: bool) -> list[str]:
+    """What a page runs: the theme, which comes first, then the charts' engine, then the rest."""
+    names = ("page.js", "copying.js", *(["charts.js"] if charts else []))
+    return [
+        asset("theme.js"),
+        *([engine()] if charts else []),
+        "\n".join(map(asset, names)),
+    ]
+
+
+def style() -> Markup:
+    """The page's styles, with what its colours are in the dark."""
+    rules = [
+        f'svg [fill="{light}" i] {{ fill: light-dark({light}, {dark}); }}\n'
+        f'svg [stroke="{light}" i] {{ stroke: light-dark({light}, {dark}); }}\n'
+        f'.dot[style="background:{light}"] {{ background: light-dark({light}, {dark}) !important; }}\n'
+        for light, dark in DARK.items()
+    ]
+    return Markup(asset("page.css") + "".join(rules))
 
 
 @cache

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table, over_seeds
-from iceprobe.reporting.charts import Chart, Spec, distinct, finish, shade
+from iceprobe.reporting.charts import Chart, Spec, distinct, finish, strength
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.reliability import sigmoid
 from iceprobe.results.tables import tenths
@@ -16,7 +16,7 @@ from iceprobe.tasks.targets import UNKNOWN
 
 MOST = 40  # tags of a map that can still be read
 PAIRS = 8
-_BLUE = (11, 111, 207)
+_BLUE, _OWN = "#0b6fcf", "#8894a0"
 
 
 def together(context: Context) -> Block | None:
@@ -70,7 +70,8 @@ def heat_map(values: NDArray[np.float64], names: Sequence[str], verb: str) -> Sp
             {
                 "given": names[i],
                 "other": names[j],
-                "colour": "#d5dce3" if own else shade(_BLUE, share),
+                "colour": _OWN if own else _BLUE,
+                "strength": 0.35 if own else strength(share),
                 "ink": "#ffffff" if share > 0.55 and not own else "#1c2733",
                 "text": f"{100 * share:.0f}" if few and not own else "",
                 "share": f"{tenths(share)}%",
@@ -92,7 +93,8 @@ def heat_map(values: NDArray[np.float64], names: Sequence[str], verb: str) -> Sp
         ],
     )
     cells = base.mark_rect(stroke="white", strokeWidth=1).encode(
-        color=alt.Color("colour:N", scale=None)
+        color=alt.Color("colour:N", scale=None),
+        fillOpacity=alt.FillOpacity("strength:Q", scale=None),
     )
     text = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     return finish(alt.layer(cells, text) if few else alt.layer(cells), height=side, width=side)

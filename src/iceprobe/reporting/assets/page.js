@@ -1,5 +1,5 @@
-// Sorting tables by a click on a heading, and drawing the charts. No network, no dependencies
-// besides the chart engine above.
+// What readers do with the page: sort a table, print it, link to a part of it, read it in the dark.
+// No network, no dependencies besides the charts' engine.
 (() => {
   "use strict";
 
@@ -37,6 +37,23 @@
     }
   }
 
+  // What is wider than its place, or taller, is scrolled by keys as well.
+  const reach = () => {
+    for (const one of document.querySelectorAll(".scroll")) {
+      if (one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1) {
+        one.tabIndex = 0;
+        one.setAttribute("role", "group");
+        const of = one.querySelector("caption")?.textContent ?? one.querySelector("img")?.alt;
+        one.setAttribute("aria-label", `${of}, scrolls`);
+      } else {
+        for (const name of ["tabindex", "role", "aria-label"]) one.removeAttribute(name);
+      }
+    }
+  };
+  reach();
+  window.addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true); // a table that is unfolded
+
   // Paper can't be unfolded: what is closed opens for the print, and closes again.
   let opened = [];
   const unfold = () => {
@@ -49,18 +66,88 @@
     opened = [];
   });
 
-  for (const place of document.querySelectorAll(".chart")) {
-    const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
-    const actions = { export: { svg: true, png: true }, source: false, compiled: false, editor: false };
-    window.vegaEmbed(place, spec, {
-      renderer: "svg",
-      actions,
-      scaleFactor: 3,
-      downloadFileName: place.dataset.spec,
-      tooltip: { theme: "custom" },
-    }).catch((error) => {
-      place.textContent = `This chart could not be drawn: ${error.message}`;
-      console.error(error);
-    });
+  // Light or dark.
+  const root = document.documentElement;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+  const theme = document.createElement("button");
+  theme.type = "button";
+  theme.className = "theme";
+  const say = () => { theme.textContent = isDark() ? "Light page" : "Dark page"; };
+  theme.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("iceprobe-theme", root.dataset.theme);
+    } catch { /* then it isn't remembered */ }
+    say();
+  });
+  dark.addEventListener("change", say);
+  say();
+  document.querySelector(".brand").append(theme);
+
+  // A list of the sections, and a link beside whatever has an address.
+  const sections = document.querySelectorAll("main section[id] > h2");
+  const list = document.createElement("ul");
+  for (const heading of sections) {
+    const item = document.createElement("li");
+    item.append(linked(heading.parentElement.id, heading.textContent.trim()));
+    list.append(item);
   }
+  const nav = document.createElement("nav");
+  nav.setAttribute("aria-label", "Sections of this page");
+  nav.className = "wide";
+  nav.append(list);
+  document.querySelector(".band").after(nav);
+
+  function linked(id, text) {
+    const link = document.createElement("a");
+    link.href = `#${id}`;
+    link.textContent = text;
+    return link;
+  }
+
+  function permalink(id, of) {
+    const link = linked(id, "#");
+    link.className = "permalink";
+    link.setAttribute("aria-label", `Link to ${of}`);
+    return link;
+  }
+
+  for (const heading of sections) {
+    heading.append(" ", permalink(heading.parentElement.id, heading.textContent.trim()));
+  }
+  for (const fold of document.querySelectorAll("details[id]")) {
+    const name = fold.querySelector("summary").firstChild.textContent.trim();
+    fold.querySelector("summary").after(permalink(fold.id, name));
+  }
+
+  // A link to what is folded unfolds it.
+  const show = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    for (let one = target; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+    target.scrollIntoView();
+  };
+  window.addEventListener("hashchange", show);
+  if (location.hash) show();
+
+  // For the scripts below: a row of tools above what they are for.
+  window.iceprobe = {
+    permalink,
+    reach,
+    tool(text, label, act) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text;
+      button.setAttribute("aria-label", label);
+      button.addEventListener("click", () => act(button));
+      return button;
+    },
+    tools(...parts) {
+      const row = document.createElement("div");
+      row.className = "tools";
+      row.append(...parts);
+      return row;
+    },
+  };
 })();

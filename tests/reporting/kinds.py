@@ -1,0 +1,93 @@
+"""A page of every kind of report there is, small."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import iceprobe
+from iceprobe.analysis.files import write_analyses
+from iceprobe.reporting.page import render
+from iceprobe.results.schema import Score
+from iceprobe.store import extract
+from tests.analysis.needles import bags, fitted
+from tests.dense.depths import deep
+from tests.dense.masks import planted
+from tests.reporting import strips
+from tests.reporting.conftest import FakeStore, make_result, make_run
+from tests.reporting.test_analysis_view import LABELS, several
+from tests.reporting.test_class_sections import two_probes
+from tests.reporting.test_layout import campaign
+from tests.reporting.test_strips import shades
+from tests.reporting.test_tasks import made
+from tests.store.conftest import make_backbone
+
+_QUICK = dict(seeds=2, epochs=4, batch_size=8, learning_rates=[1e-2, 1e-1], progress=False)
+
+
+def _analysed(folder: Path) -> str:
+    results = make_run(folder, FakeStore(), chosen=LABELS)
+    write_analyses(folder, several())
+    return render(results, images=4)
+
+
+def _sweeps(folder: Path) -> str:
+    """Of layers, and of draws of training images."""
+    results = []
+    for number, layer in enumerate((2, 5, 11)):
+        for label, accuracy in (("linear?input=mean", 0.5), ("ep4", 0.6)):
+            one, predictions = make_result(label, accuracy + 0.05 * number)
+            backbone = f"timm:a?layer={layer}"
+            results.append(one.replaced(predictions=predictions, backbone=backbone, layer=layer))
+    return render(results, images=0)
+
+
+def _draws(folder: Path) -> str:
+    results = []
+    for shots in (1, 5, 10):
+        for seed in (0, 1):
+            one, predictions = make_result("linear", 0.3 + shots / 40, seed=seed)
+            fields = {"shots": shots, "images": "same", "train_images": 7 * shots}
+            results.append(one.replaced(predictions=predictions, **fields))
+    return render(results, images=0)
+
+
+def _folds(folder: Path) -> str:
+    folded = dict(folds=Score.of([0.5, 0.6, 0.7]), protocol="folds", split="folds")
+    return render([one.replaced(**folded) for one in made("multilabel")], images=0)
+
+
+def _bags(folder: Path) -> str:
+    results = fitted(bags(40, seed=0), bags(24, seed=1), ["ep2", "abmilp", "max"])
+    iceprobe.analyze(results, draws=5)
+    return render(results, images=4)
+
+
+def _clips(folder: Path) -> str:
+    store = iceprobe.extract("bundled:mae-tiny?frames=3", shades(), folder / "features")
+    return render(strips.fitted(store, folder / "run"), images=4)
+
+
+def _segmented(data: Callable[[], object]) -> Callable[[Path], str]:
+    def page(folder: Path) -> str:
+        store = extract(make_backbone(), data(), folder / "features", batch_size=16)
+        store = iceprobe.Store.open(store.path, dataset=data())
+        results = iceprobe.segment(store, ["linear", "ep2"], output=folder / "run", **_QUICK)
+        return iceprobe.report(results, folder / "r.html").read_text()
+
+    return page
+
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "classes": lambda folder: render(make_run(folder, FakeStore()), images=4),
+    "calibrated": lambda folder: render(two_probes(), images=0),
+    "analysed": _analysed,
+    "backbones": lambda folder: render(campaign(folder), images=0),
+    "layers": _sweeps,
+    "draws": _draws,
+    "tags": lambda folder: render(made("multilabel"), images=0),
+    "numbers": lambda folder: render(made("regression"), images=0),
+    "folds": _folds,
+    "bags": _bags,
+    "clips": _clips,
+    "segmentation": _segmented(planted),
+    "depth": _segmented(deep),
+}
