@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 import iceprobe
 from iceprobe.analysis.files import write_analyses
 from iceprobe.reporting.page import render
+from iceprobe.results import FittedResult, Flops, Parameters, Predictions, write_curves
+from iceprobe.results.building import scores_of
 from iceprobe.results.schema import Score
 from iceprobe.store import extract
 from tests.analysis.needles import bags, fitted
 from tests.dense.depths import deep
 from tests.dense.masks import planted
 from tests.reporting import strips
-from tests.reporting.conftest import FakeStore, make_result, make_run
+from tests.reporting.conftest import FakeStore, _curves, make_result, make_run
 from tests.reporting.test_analysis_view import LABELS, several
 from tests.reporting.test_class_sections import two_probes
 from tests.reporting.test_layout import campaign
@@ -91,3 +95,33 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "segmentation": _segmented(planted),
     "depth": _segmented(deep),
 }
+
+
+def large(folder: Path) -> list[FittedResult]:
+    """60 probes on 1,000 classes with long names, their curves included."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 1000, 2000)
+    names = [f"a class whose name is rather long, number {k}" for k in range(1000)]
+    probes = ["knn", "linear?input=mean", "abmilp", *(f"ep{k}" for k in range(4, 33))]
+    probes += [f"ep{k}?out_dim={dim}" for k in (8, 16) for dim in range(16, 44, 2)]
+    results, curves = [], []
+    made: list[tuple] = []  # of ten: intervals over so many classes take their time
+    for number, label in enumerate(probes):
+        skill, knn = 0.5 + 0.005 * number, label == "knn"
+        one, _ = make_result(label if knn else "ep4", 0.5)
+        if number <= 10:
+            seen = rng.random((1 if knn else 3, len(labels))) < 0.5 + 0.03 * number
+            predicted = np.where(seen, labels, rng.integers(0, 1000, seen.shape))
+            predictions = Predictions(labels, predicted.astype(np.int32))
+            made.append((predictions, scores_of(predictions, one.task)))
+        predictions, metrics = made[number if number <= 10 else 1 + number % 10]
+        size = 1000 * number
+        fields = {
+            "probe": label, "classes": 1000, "class_names": names, "run": folder,
+            "metrics": metrics, "flops": Flops(per_image=50_000 + 9 * size),
+            "parameters": Parameters(pooling=size, classifier=0, total=size),
+        }  # fmt: skip
+        results.append(one.replaced(predictions=predictions, **fields))
+        curves += _curves(label, skill, "heldout")
+    write_curves(folder, curves)
+    return results

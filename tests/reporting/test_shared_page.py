@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import pytest
 
 from iceprobe.reporting.dark import DARK
+from iceprobe.reporting.labels import Box
 from iceprobe.reporting.page import render
 from tests.reporting.conftest import CLASSES
-from tests.reporting.kinds import KINDS
+from tests.reporting.kinds import KINDS, large
 from tests.reporting.test_page import CHROMIUM, browser
 
 pytestmark = [browser, pytest.mark.slow]
@@ -217,3 +218,29 @@ def test_the_dark_page_is_chosen_and_remembered_and_paper_is_white(classes, chro
     assert shade("h1", "color") == "rgb(0, 0, 0)"
     assert shade(".tools", "display") == "none"
     assert DARK["#5d6b7a"] == "#a3b2c1"
+
+
+def test_a_thousand_classes_and_sixty_probes_stay_readable(chromium, tmp_path):
+    text = render(large(tmp_path), images=0)
+    assert len(text.encode()) < 2_500_000
+    page = opened(chromium, text, tmp_path, viewport={"width": 1400, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1400
+    assert page.locator("#leaderboard tbody tr").count() == 60
+    assert page.locator("#confusion-classes tbody tr").count() == 10
+    charts = page.evaluate(
+        """() => [...document.querySelectorAll(".chart")].map((one) =>
+          [...one.querySelectorAll("text")].filter((word) => word.textContent).map((word) => {
+            const { left, top, right, bottom } = word.getBoundingClientRect();
+            return [word.textContent, left, top, right, bottom];
+          }))"""
+    )
+    assert len(charts) == 4
+    for words in charts:
+        assert len(words) > 10
+        boxes = [
+            (word, Box(a + 0.5, b + 2, c - 0.5, d - 2))
+            for word, a, b, c, d in words
+            if d - b < 60  # not the axis's title, which stands on its end
+        ]
+        for i, (word, box) in enumerate(boxes):
+            assert not [other for other, at in boxes[:i] if box.overlaps(at)], word

@@ -97,7 +97,7 @@ def styled(chart: Any, background: str = "transparent") -> Spec:
     )
     chart = chart.configure_view(stroke=None).configure_axis(
         labelColor=_GREY, titleColor=_INK, labelFontSize=12, titleFontSize=13, titleFontWeight=600,
-        titlePadding=10, gridColor=_FAINT, domainColor="#c3ccd5", tickColor="#c3ccd5",
+        titlePadding=10, gridColor=_FAINT, labelSeparation=6, domainColor="#c3ccd5", tickColor="#c3ccd5",
     ).configure_legend(labelFontSize=12, labelColor=_INK, symbolStrokeWidth=3, symbolSize=160)  # fmt: skip
     spec = chart.to_dict()
     # Two legends one below the other, for which Altair's schema has no name.

@@ -29,6 +29,8 @@ from iceprobe.results.schema import Result
 from iceprobe.results.tables import short
 from iceprobe.tasks.metrics import Metric
 
+MANY = 20  # points; of more only names that have room beside theirs are written
+
 
 def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Spec | None:
     """The primary metric against ``cost`` ("parameters" or "flops") with error bars and the Pareto front.
@@ -175,7 +177,8 @@ def _place(
     for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
         bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
     bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in free]
-    centres = place_labels(marks, [row["label"] for row in points], bars, (WIDTH, HEIGHT))
+    names, close = [row["label"] for row in points], len(points) > MANY
+    centres = place_labels(marks, names, bars, (WIDTH, HEIGHT), close=close)
     for row, centre in zip(points, centres, strict=True):
         if centre is not None:
             row["label_x"] = 10 ** (left + centre[0] / WIDTH * (right - left))

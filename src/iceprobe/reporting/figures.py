@@ -14,6 +14,8 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import capital, noun_of
 from iceprobe.results.sweeps import Ranking, Sweep
 
+MOST = 24  # results whose training is drawn; more lines can't be told apart
+
 
 def cost_and_training(ordered: Sequence[FittedResult], palette: dict[str, str]) -> list[Chart]:
     tables: dict[Path | None, list[CurveRow]] = {None: []}
@@ -21,7 +23,9 @@ def cost_and_training(ordered: Sequence[FittedResult], palette: dict[str, str]) 
         if result.run is not None and result.run not in tables:
             digest = result.files.digests.get(CURVES_FILE)
             tables[result.run] = read_curves(result.run, digest)
-    curves = [tables[result.run] for result in ordered]
+    drawn = ordered[:MOST]
+    curves = [tables[result.run] for result in drawn]
+    best = f" The best {MOST} of {len(ordered)}." if len(ordered) > MOST else ""
     noun = capital(noun_of(ordered))
     front = "Bars: 95% intervals. Dashed: the Pareto front."
     chosen = "At the chosen setting: mean over seeds, band: their range; the dot is the epoch kept."
@@ -31,8 +35,8 @@ def cost_and_training(ordered: Sequence[FittedResult], palette: dict[str, str]) 
     made = [
         ("parameters", f"{noun} against parameters", front, cost),
         ("flops", f"{noun} against FLOPs", front, flops),
-        ("accuracy", "Learning curves", chosen, learning_curves(ordered, curves, palette)),
-        ("rates", "Learning rates tried", grid, learning_rates(ordered, curves, palette)),
+        ("accuracy", "Learning curves", chosen + best, learning_curves(drawn, curves, palette)),
+        ("rates", "Learning rates tried", grid + best, learning_rates(drawn, curves, palette)),
     ]
     return [Chart(key, title, remark, spec) for key, title, remark, spec in made if spec]
 

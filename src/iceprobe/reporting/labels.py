@@ -41,6 +41,8 @@ def place_labels(
     texts: Sequence[str],
     obstacles: Sequence[Box],
     size: tuple[float, float],
+    *,
+    close: bool = False,
 ) -> list[tuple[float, float] | None]:
     """The centre of each label in pixels, greedily from near to far; None where no place is free.
 
@@ -51,6 +53,7 @@ def place_labels(
         texts: one label a point.
         obstacles: what must stay visible besides the marks (error bars).
         size: width and height of the plot.
+        close: whether a name is only written beside its mark: among many it is else taken for another's.
     """
     marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
     taken = [*marks, *obstacles]
@@ -58,7 +61,7 @@ def place_labels(
     written: set[str] = set()
     for (x, y), text in zip(points, texts, strict=True):
         half = text_width(text) / 2
-        for dx, dy in _candidates(half, _NEAR if text in written else _GAPS):
+        for dx, dy in _candidates(half, _NEAR if close or text in written else _GAPS):
             box = Box(x + dx - half, y + dy - _LINE / 2, x + dx + half, y + dy + _LINE / 2)
             if box.within(*size) and not any(box.overlaps(other) for other in taken):
                 centres.append((x + dx, y + dy))
