@@ -2,12 +2,16 @@
 
 import io
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 import iceprobe as library
+from iceprobe.cli import console as terminal
+from iceprobe.cli.console import Bars
+from iceprobe.cli.console import console as outlet
 from iceprobe.machine import progress
 from tests.fitting.test_api import planted_dataset
 from tests.store.conftest import make_backbone
@@ -57,13 +61,41 @@ def test_work_that_counts_nothing_is_reported_as_well(clock):
     clock["at"] += 31
     lines.tick()
     assert said == [
-        "preparing: at work for 30.0 s",
-        "preparing: at work for 1 min 00 s",
+        "preparing: at work for 2.0 s",
+        "preparing: at work for 32.0 s",
+        "preparing: at work for 1 min 02 s",
         "select: 1/4",
         "select: 1/4",
-        "select: 4/4 in 2 min 10 s",
+        "select: 4/4 in 1 min 00 s",
         "after select: at work for 31.0 s",
     ]
+
+
+def test_a_stage_that_has_only_begun_is_named_after_two_seconds(clock):
+    said: list[str] = []
+    lines = progress.Lines(said.append)
+    lines("report", 0, 1)
+    for _ in range(4):
+        clock["at"] += 1
+        lines.tick()
+    lines("report", 1, 1)
+    assert said == ["report: 0/1", "report: 1/1 in 4.0 s"]
+
+
+def test_a_command_gives_a_sign_of_life_after_two_seconds_where_no_stage_does(monkeypatch):
+    monkeypatch.setattr(outlet, "said", 0.0)
+    monkeypatch.setattr(terminal, "SECONDS_TO_FIRST_SIGN", 2.0)
+    assert terminal.sign(100.0, 101.9) is None
+    assert terminal.sign(100.0, 102.0) == "preparing: at work for 2.0 s"
+    loading = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
+    monkeypatch.setitem(sys.modules, "torch", loading)
+    assert terminal.sign(100.0, 102.0) == "loading torch: at work for 2.0 s"
+    outlet.said = 102.0
+    assert terminal.sign(100.0, 131.9) is None
+    assert terminal.sign(100.0, 132.0) is not None
+    with Bars():
+        assert terminal.sign(100.0, 200.0) is None
+    assert not outlet.watched
 
 
 @pytest.mark.usefixtures("clock")  # stands still

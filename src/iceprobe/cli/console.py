@@ -8,18 +8,22 @@ import contextlib
 import logging
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from iceprobe.cli.answer import Answer
-from iceprobe.core.text import visible
+from iceprobe.core.text import duration, visible
 from iceprobe.machine import progress
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.results.terminal import Column, TerminalTable
+
+SECONDS_TO_FIRST_SIGN = 2.0
 
 T = TypeVar("T")
 
@@ -32,12 +36,17 @@ class _Outlet(Console):
     Attributes:
         answer: the document that tables go to, where a program reads them.
         brief: whether what is said on the way isn't shown.
+        said: when something was printed, on the monotonic clock.
+        watched: whether `Bars` report the stages.
     """
 
     answer: Answer | None = None
     brief: bool = False
+    said: float = 0.0
+    watched: bool = False
 
     def print(self, *objects: Any, **options: Any) -> None:
+        self.said = time.monotonic()
         if self.answer is not None and not self.quiet:
             for table in (one for one in objects if isinstance(one, TerminalTable)):
                 self.answer.add(table.name, table.entries)
@@ -71,13 +80,48 @@ def answering(command: str, *, as_json: bool, quiet: bool) -> Iterator[None]:
         console.is_interactive = console.is_terminal and not console.is_dumb_terminal
     finished = False
     try:
-        yield
+        with _signs():
+            yield
         finished = True
     finally:
         answer, console.answer = console.answer, None
         console.brief, console.stderr, console.is_interactive = False, False, was
         if answer is not None and not console.quiet and (finished or not answer.empty):
             print(answer, flush=True)
+
+
+def sign(began: float, now: float) -> str | None:
+    """What is to be said of a command in which no stage has begun: a sign of life after two seconds, then one
+    every 30."""
+    due = SECONDS_TO_FIRST_SIGN if console.said <= began else progress.SECONDS_BETWEEN_LINES
+    if console.watched or now - max(began, console.said) < due:
+        return None
+    torch = sys.modules.get("torch")
+    loading = torch is not None and getattr(torch.__spec__, "_initializing", False)
+    return f"{'loading torch' if loading else 'preparing'}: at work for {duration(now - began)}"
+
+
+@contextlib.contextmanager
+def _signs() -> Iterator[None]:
+    """Signs of life of a command whose output isn't a terminal, on stderr: stdout has its answer."""
+    if console.is_terminal or console.brief or console.quiet:
+        yield
+        return
+    began, end = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not end.wait(0.5):
+            if (line := sign(began, time.monotonic())) is not None:
+                console.said = time.monotonic()
+                print(line, file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, name="signs", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        end.set()
+        teller.join()
 
 
 def say(text: object, style: str | None = None) -> None:
@@ -170,3 +214,11 @@ class Bars(progress.Bars):
     def __init__(self, *, transient: bool = False) -> None:
         nowhere = Console(quiet=True, force_interactive=False)
         super().__init__(nowhere if console.brief else console, transient=transient)
+
+    def __enter__(self) -> Self:
+        console.watched = True
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        console.watched, console.said = False, time.monotonic()

@@ -7,7 +7,7 @@ import typer
 
 import iceprobe
 from iceprobe.cli.arguments import named_result
-from iceprobe.cli.console import Bars, say
+from iceprobe.cli.console import console, say
 from iceprobe.cli.paths import check_writable
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
@@ -48,8 +48,7 @@ def export(
     result = _only_trained(results, run) if probe is None else named_result(results, probe)
     place = output or run / "exported" / _name(result, seed, format)
     check_writable(place, "--output")
-    with Bars(transient=True) as progress:
-        progress("export", 0, 1)
+    with console.status("exporting"):
         iceprobe.export(
             result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
         )

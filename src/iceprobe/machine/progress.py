@@ -34,6 +34,7 @@ R = TypeVar("R")
 ProgressCallback = Callable[[str, int, int], None]
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_TO_SIGN = 2.0  # before a line of a stage, or of what precedes it, that has had none
 SECONDS_TO_ESTIMATE = 2.0  # before a stage's estimate; a shorter stage has one line, at its end
 log = logging.getLogger("iceprobe")
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
@@ -49,6 +50,7 @@ class _Stage:
     last: tuple[float, int]
     total: int
     estimated: bool = False
+    told: bool = False  # whether it had a line
     ended: bool = False
 
     def line(self) -> str:
@@ -68,13 +70,16 @@ class _Stage:
 
 
 class Lines:
-    """``say`` each stage's estimate, its progress every 30 s, and its duration, a line each."""
+    """``say`` each stage's estimate, its progress every 30 s, and its duration, a line each.
+
+    What has had no line yet has one after 2 s.
+    """
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._stages: dict[str, _Stage] = {}
         self._now: _Stage | None = None
-        self._before = "preparing"
+        self._before, self._told = "preparing", False
         self._began = self._said = time.monotonic()
         self._lock = threading.Lock()
 
@@ -85,7 +90,7 @@ class Lines:
             if found is not None and found.ended and done >= total:
                 return
             if found is None or found.ended:
-                since = self._began if self._now is None else now
+                since = self._began if self._now is None and not self._told else now
                 found = self._stages[stage] = _Stage(stage, since, (now, done), (now, done), total)
             self._now = found
             found.last, found.total = (now, done), total
@@ -93,22 +98,26 @@ class Lines:
                 self._put(f"{found.line()} in {duration(now - found.began)}", now)
                 found.ended = True
                 self._now, self._before, self._began = None, f"after {stage}", now
+                self._told = False
             elif found.wants_estimate() or now - self._said >= SECONDS_BETWEEN_LINES:
                 self._tell(found, now)
 
     def tick(self) -> None:
-        """Give a line if there was none for 30 s; to be called regularly."""
+        """Give a line if there was none for 30 s, or none of what is done now; to be called regularly."""
         with self._lock:
             now = time.monotonic()
-            if now - self._said < SECONDS_BETWEEN_LINES:
+            told = self._told if self._now is None else self._now.told
+            if now - self._said < (SECONDS_BETWEEN_LINES if told else SECONDS_TO_SIGN):
                 return
             if self._now is not None:
                 self._tell(self._now, now)
             else:
                 self._put(f"{self._before}: at work for {duration(now - self._began)}", now)
+                self._told = True
 
     def _tell(self, stage: _Stage, now: float) -> None:
         left = stage.left()
+        stage.told = True
         stage.estimated |= left is not None
         estimate = "" if left is None else f", about {duration(left)} left"
         self._put(stage.line() + estimate, now)
