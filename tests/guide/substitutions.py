@@ -156,6 +156,7 @@ SLOW = {
     "cluster.md",
     "data.md",
     "index.md",
+    "logging.md",
     "measurements.md",
     "measures.md",
     "probes.md",

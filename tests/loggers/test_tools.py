@@ -6,6 +6,7 @@ import math
 import pytest
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.loggers import Session
 from iceprobe.loggers.mlflow_runs import plain
 from iceprobe.loggers.names import run_name
 from iceprobe.results.curves import read_curves
@@ -264,6 +265,32 @@ def test_trackio(killed, folder_of_trackio, capsys):
     assert len(table) == sum(len(one.metrics) for one in results)
     assert table[0]["probe"] in {one.label for one in results}
     assert capsys.readouterr().out == ""
+
+
+def test_the_report_is_an_artefact(tmp_path, monkeypatch, folder_of_trackio):
+    from trackio.sqlite_storage import SQLiteStorage
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    page = tmp_path / "run" / "report.html"
+    page.parent.mkdir()
+    page.write_text("<p>a report</p>")
+    with Session(["wandb?mode=offline", "trackio:birds"]) as session:
+        session.begin(page.parent, {"epochs": 4})
+        session.report(page)
+    (artefact,) = SQLiteStorage.list_artifacts("birds")
+    assert artefact["type"] == "report"
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    found = map(wandb_internal_pb2.Record.FromString, records(file))
+    request = [one.request.log_artifact.artifact for one in found if one.HasField("request")]
+    sent = [
+        one.artifact
+        for one in map(wandb_internal_pb2.Record.FromString, records(file))
+        if one.HasField("artifact")
+    ]
+    (entry,) = [item for one in [*request, *sent] for item in one.manifest.contents]
+    assert entry.path == "report.html"
+    assert entry.size == page.stat().st_size
 
 
 def test_trackio_with_an_open_run_is_refused(fit, tmp_path, folder_of_trackio):

@@ -1,5 +1,6 @@
 """Runs of Weights & Biases. A user's own open run is left alone."""
 
+import inspect
 from typing import Any
 
 from iceprobe.core.errors import IceprobeError
@@ -38,7 +39,8 @@ class WandbRun:
         self._run: Any = None
         self._offline = False
         online = (mode or self._wandb.setup().settings.mode) == "online"
-        if online and not self._wandb.login(prompt=False):
+        asks = "prompt" not in inspect.signature(self._wandb.login).parameters  # of earlier ones
+        if online and not asks and not self._wandb.login(prompt=False):
             raise IceprobeError(
                 "log wandb: no API key here: `wandb login`, or wandb?mode=offline and later `wandb sync`"
             )
