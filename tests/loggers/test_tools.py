@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -110,11 +111,24 @@ def test_a_full_disk_ends_the_event_file_and_not_the_fit(fit, tmp_path, monkeypa
     assert sum("tensorboard failed" in one.getMessage() for one in caplog.records) == 1
 
 
-def test_wandb(killed, tmp_path, monkeypatch):
+@pytest.fixture
+def folder_of_wandb(tmp_path, monkeypatch):
+    """All that wandb writes; it reads these once, when it is first used."""
+    import wandb
+
+    for kind in ("", "CACHE_", "CONFIG_", "DATA_", "ARTIFACT_"):
+        monkeypatch.setenv(f"WANDB_{kind}DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_wandb(killed, tmp_path, folder_of_wandb):
     from wandb.proto import wandb_internal_pb2
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     run, results = killed("wandb:birds?name=mine")
     points, summary, identities, settings, artifacts = {}, {}, set(), {}, []
     tables, steps = [], []
@@ -156,11 +170,9 @@ def test_wandb(killed, tmp_path, monkeypatch):
     assert artifacts == ["run_table"]
 
 
-def test_wandb_leaves_a_run_of_the_caller_open(fit, tmp_path, monkeypatch):
+def test_wandb_leaves_a_run_of_the_caller_open(fit, tmp_path, folder_of_wandb):
     import wandb
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     mine = wandb.init(project="training", settings=wandb.Settings(silent=True, console="off"))
     try:
         fit(tmp_path / "run", "wandb")
@@ -170,11 +182,7 @@ def test_wandb_leaves_a_run_of_the_caller_open(fit, tmp_path, monkeypatch):
         mine.finish()
 
 
-def test_wandb_online_without_a_key_is_refused(fit, tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+def test_wandb_online_without_a_key_is_refused(fit, tmp_path, folder_of_wandb):
     with pytest.raises(IceprobeError, match="no API key here: `wandb login`"):
         fit(tmp_path / "run", "wandb?mode=online")
     assert not (tmp_path / "run").exists()
@@ -234,15 +242,18 @@ def test_names_that_mlflow_takes_stay_different():
 
 @pytest.fixture
 def folder_of_trackio(tmp_path, monkeypatch):
-    """Trackio reads TRACKIO_DIR once, when it is imported."""
-    from trackio import cas, sqlite_storage, utils
+    """Trackio reads TRACKIO_DIR once, when it is imported, and its modules keep copies."""
+    import trackio
 
-    for module in (utils, sqlite_storage, cas):
-        for name in ("TRACKIO_DIR", "MEDIA_DIR"):
-            if hasattr(module, name):
-                place = tmp_path / "trackio" / ("media" if name == "MEDIA_DIR" else "")
-                monkeypatch.setattr(module, name, place)
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    place = tmp_path / "trackio"
+    of_name = {
+        "TRACKIO_DIR": place, "MEDIA_DIR": place / "media", "ARTIFACTS_DIR": place / "artifacts",
+    }  # fmt: skip
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == trackio.__name__:
+            for key in of_name.keys() & vars(module).keys():
+                monkeypatch.setattr(module, key, of_name[key])
+    monkeypatch.setenv("TRACKIO_DIR", str(place))
 
 
 def test_trackio(killed, folder_of_trackio, capsys):
@@ -267,11 +278,10 @@ def test_trackio(killed, folder_of_trackio, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_report_is_an_artefact(tmp_path, monkeypatch, folder_of_trackio):
+def test_the_report_is_an_artefact(tmp_path, folder_of_wandb, folder_of_trackio):
     from trackio.sqlite_storage import SQLiteStorage
     from wandb.proto import wandb_internal_pb2
 
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     page = tmp_path / "run" / "report.html"
     page.parent.mkdir()
     page.write_text("<p>a report</p>")
