@@ -17,6 +17,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iceprobe.backbones import efficientnet_names
 from iceprobe.backbones.checkpoints import Convert
 from iceprobe.core.errors import IceprobeError
 
@@ -55,6 +56,8 @@ def conversion(
                 for name, tensor in weights.items()
                 if name.startswith("base_model.")
             }
+        if efficientnet_names.of_the_port(weights):
+            weights = efficientnet_names.renamed(weights, model, path)
         _check_grid(model, weights, content, path, assumed)
         before = dict(weights)
         after = weights if family is None else family(dict(weights), model=model)
