@@ -254,6 +254,16 @@ def test_a_notebook_shows_a_table_of_results_in_which_names_are_text(tmp_path):
     assert mixed.count("<table>") == 3
 
 
+def test_a_notebook_without_html_gets_the_same_as_text():
+    """What IPython itself makes of them: also what a saved notebook holds beside the HTML."""
+    from IPython.lib.pretty import pretty
+
+    results = Results(of_one_encoder())
+    assert pretty(results) == to_markdown(results)
+    advice = iceprobe.advise(results)
+    assert pretty(advice) == str(advice)
+
+
 def test_a_notebook_shows_what_is_advised_with_its_probes():
     results = [one.replaced(backbone="<b>mae</b>") for one in of_one_encoder()]
     advice = iceprobe.advise(results)

@@ -11,6 +11,7 @@ one, no probe is recommended.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import counted
@@ -55,6 +56,10 @@ class Advice:
         """For a notebook: each paragraph above a table of the probes that it names."""
         parts = [f"<p>{text(q.paragraph)}</p>{_table(q)}" for q in self.questions]
         return "".join([*parts, f"<p>{text(self.remark)}</p>" if self.remark else ""])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For a notebook without HTML, and the file that it is saved to."""
+        printer.text(str(self))
 
 
 def _table(question: Question) -> str:

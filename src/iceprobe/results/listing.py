@@ -1,6 +1,6 @@
 """A list of results that a notebook shows as their table."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from iceprobe.results.schema import Result
 
@@ -14,3 +14,9 @@ class Results(list[R]):
         from iceprobe.results.tables import to_html  # with numpy, which a listing has no need of
 
         return to_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As text, where a notebook shows no HTML, and in the file that it is saved to: the same table."""
+        from iceprobe.results.tables import to_markdown
+
+        printer.text(to_markdown(self))
