@@ -64,6 +64,7 @@ def test_axe_finds_nothing(kind, chromium, tmp_path):
         )
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         found = axe.run(page).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"][:200]) for one in found] == []
         page.close()

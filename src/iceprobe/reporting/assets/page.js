@@ -31,7 +31,9 @@
 
   // On a narrow page each row becomes a block: its cells need their headings beside them.
   for (const table of document.querySelectorAll("table.stack")) {
-    const names = Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent.trim());
+    const names = Array.from(table.tHead.rows[0].cells, (cell) => (
+      cell.querySelector(".unseen") ? "" : cell.textContent.trim()
+    ));
     for (const row of table.tBodies[0].rows) {
       Array.from(row.cells).forEach((cell, i) => { if (i && names[i]) cell.dataset.name = names[i]; });
     }
