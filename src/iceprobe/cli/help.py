@@ -17,13 +17,14 @@ from iceprobe.core.specs import unknown
 
 #: Topic → its page in docs/; pyproject.toml puts these pages into the wheel.
 TOPICS = {
-    "start": "index", "tour": "tour", "backbones": "backbones", "data": "data", "bags": "bags",
+    "start": "index", "install": "install", "tour": "tour", "backbones": "backbones", "data": "data", "bags": "bags",
     "tokens": "tokens", "tasks": "tasks", "images": "images", "clips": "clips", "sound": "sound",
     "choosing": "choosing", "protocols": "protocols", "coordinates": "coordinates",
     "reading": "report", "asking": "asking", "segmentation": "segmentation",
     "measures": "measures", "adaptation": "adaptation", "cluster": "cluster", "probes": "probes",
     "files": "files", "assumptions": "assumptions", "trust": "trust", "trouble": "trouble",
-    "command-line": "command_line",
+    "command-line": "command_line", "published": "published", "publishing": "publishing",
+    "versions": "versions",
 }  # fmt: skip
 _WIDEST = 100  # columns: longer lines are hard to read
 
