@@ -4,45 +4,66 @@ A result names its store, its data and its command by where they lie. ``/home/an
 where; ``birds`` is what they can use.
 """
 
+import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from markupsafe import escape
 
 from iceprobe.core.checksums import SEAL, seal
 from iceprobe.core.documents import parse_json
 from iceprobe.core.text import json_bytes
+from iceprobe.reporting.template import inert_json, parted
+from iceprobe.results.tables import markdown_text
 
-# An absolute path of two parts or more, or one in a home, where it begins a word or follows a spec's `:` or `=`.
-_PATH = re.compile(r"(?:(?<=^)|(?<=[\s:=,;\"'(\[]))(~?/(?!/)[^\s,;\"'&?()\[\]<>:]+/?)")
-
+# How a path begins: at the root, in a home, or above the current folder.
+_START = r"(?:~[\w.-]*|\.\.(?:/\.\.)*)?/(?!/)"
+_WHOLE = re.compile(_START)
+# In a sentence: where it begins a word, or follows what ends a key (`:`, `=`, `file://`, `module@`).
+_PATH = re.compile(rf"(?:^|(?<=[\s:=,;@\"'(\[])|(?<=file://))({_START}[^\s,;\"'&?()\[\]<>:]+)")
 _NAMES = ("class_names", "classes")  # of data: Open Images calls a class /m/01g317
+
+# How a file writes a text: as it is, in Markdown, on a page, in JSON, in a page's script.
+_FORMS: tuple[Callable[[str], str], ...] = (
+    str,
+    markdown_text,
+    html.escape,
+    lambda text: str(escape(text)),
+    lambda text: str(parted(text)),
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: inert_json(text)[1:-1],
+)
 
 
 def paths_in(documents: Iterable[Any]) -> list[str]:
-    """The absolute paths in the texts of JSON documents, longest first."""
-    found: set[str] = {str(Path.home()), str(Path.cwd())}
+    """The paths in the texts of JSON documents with the folders above them, longest first.
+
+    Known are absolute paths of two parts or more, those in a home, and those above the current folder.
+    """
+    found = {str(Path.home()), str(Path.cwd())}
     for text in _texts(list(documents)):
-        if "/" not in text:
-            continue
-        if _begins(text) and "\n" not in text:
-            found.add(text.rstrip("/"))  # a whole path, spaces included
-        head = text.partition("?")[0].partition(":")[2]
-        if _begins(head) and " " not in text.partition(":")[0]:
-            found.add(head.rstrip("/"))  # of a spec, folder:/data/my birds
-        found |= {path.rstrip("/") for path in _PATH.findall(text)}
-    # The folders above them as well: an unquoted space ends a path too early.
+        if "/" in text:
+            found.update(path.rstrip("/") for path in _paths(text))
     found |= {str(above) for path in found for above in PurePosixPath(path).parents}
-    known = (path for path in found if path.count("/") > 1 or path.startswith("~/"))
-    return sorted(known, key=len, reverse=True)
+    return sorted(filter(_tells, found), key=lambda path: (-len(path), path))
 
 
 def without(content: bytes, paths: Iterable[str]) -> bytes:
     """A text, or a sealed JSON document, with each path's last name in its place."""
     text = content.decode()
-    for path in paths:
-        text = text.replace(path, _said(path))
+    known = sorted(paths, key=len, reverse=True)
+    # First what lies in a folder, by the folder's whole name; then what stands alone.
+    for path in known:
+        for form in _written(f"{path}/"):
+            text = text.replace(form, "")
+    for path in known:
+        for form, name in zip(_written(path), _written(_said(path)), strict=True):
+            text = text.replace(form, name)
     if text.lstrip().startswith("{"):
         document = parse_json(text.encode())
         if isinstance(document, dict) and SEAL in document:
@@ -53,9 +74,46 @@ def without(content: bytes, paths: Iterable[str]) -> bytes:
 
 
 def still_in(files: Mapping[str, bytes], paths: Iterable[str]) -> list[str]:
-    """Names of the files in which a path can still be read."""
-    known = [path.encode() for path in paths]
+    """Names of the files in which a path can still be read, in any of its forms."""
+    known = {form.encode() for path in paths for form in _written(path)}
     return [name for name, content in files.items() if any(path in content for path in known)]
+
+
+def _paths(text: str) -> Iterator[str]:
+    """The paths in a text that is one, a spec, a command or a sentence."""
+    yield from _PATH.findall(text)
+    if "\n" in text:
+        return
+    yield from _in_spec(text)
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an apostrophe in a sentence
+        return
+    for word in words:
+        yield from _in_spec(word)
+        yield from _PATH.findall(word)
+
+
+def _in_spec(text: str) -> Iterator[str]:
+    """The whole text, its name and the values of its options, spaces included, where they are paths."""
+    head, _, options = text.partition("?")
+    kind, _, name = head.partition(":")
+    values = [option.partition("=")[2] for option in options.split("&")]
+    flag, _, value = text.partition("=")
+    if re.fullmatch(r"-\w/.+", text):
+        yield text[2:]  # -o/home/ann/out
+    if " " not in flag and flag.startswith("-") and value:
+        yield from _in_spec(value)
+        return
+    for one in [text, *([name] if " " not in kind else []), *values]:
+        one = one.removeprefix("file://")
+        if _WHOLE.match(one) and "?" not in one:
+            yield one
+
+
+def _tells(path: str) -> bool:
+    """Whether a path says more than its last name."""
+    return len([part for part in PurePosixPath(path).parts if part not in ("/", "..")]) > 1
 
 
 def _said(path: str) -> str:
@@ -63,9 +121,10 @@ def _said(path: str) -> str:
     return "~" if path == str(Path.home()) else PurePosixPath(path).name
 
 
-def _begins(text: str) -> bool:
-    """Whether a text begins with an absolute path; ``//host`` of a URL is none."""
-    return text.startswith(("/", "~/")) and not text.startswith("//")
+def _written(text: str) -> list[str]:
+    """A text in all of its forms, in their order; each also as in a shell's quotes, where a command is shown."""
+    quoted = text.replace("'", "'\"'\"'")
+    return [form(one) for form in _FORMS for one in (text, quoted)]
 
 
 def _texts(value: Any) -> Iterator[str]:
