@@ -78,6 +78,11 @@ class FakeHub:
                         404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound"
                     )
                 action = rest.split("/")[2:]
+                if action[:1] == ["tree"]:
+                    return self.json(200, [
+                        {"type": "file", "path": one, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                        for one, content in hub.repos[name].items()
+                    ])  # fmt: skip
                 if action[:1] == ["preupload"]:
                     files = [
                         {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}

@@ -140,8 +140,10 @@ def write_card(folder: Path, card: Card) -> None:
     (folder / CARD).write_bytes(json_bytes(text))
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path, within: Path | None = None) -> Card:
     """The card of an exported folder, whose files are compared with their hashes.
+
+    Links lead to places in ``folder``, or in ``within``: the Hub's cache keeps content beside its folders of links.
 
     Raises:
         IceprobeError: if it is no exported folder, or a file is missing or damaged.
@@ -165,7 +167,7 @@ def read_card(folder: Path) -> Card:
         file = folder / name
         if not file.is_file():
             raise IceprobeError(f"{file} is missing: export again, or copy the whole folder")
-        refuse_leading_out(folder, file)
+        refuse_leading_out(within or folder, file)
         if sha256(file) != expected:
             raise IceprobeError(
                 f"{file} is damaged, its checksum isn't the one in {CARD}: export again"

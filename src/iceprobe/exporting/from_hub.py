@@ -18,6 +18,11 @@ def on_hub(place: str | Path) -> bool:
     return str(place).startswith(_KIND)
 
 
+def cache_of(folder: Path) -> Path:
+    """What the Hub's cache has of the repository of ``REPOSITORY/snapshots/REVISION``: its links lead to ``blobs``."""
+    return folder.parents[1]
+
+
 def downloaded(spec: str) -> Path:
     """The folder of a repository's exported probe; without a network, what was fetched before.
 

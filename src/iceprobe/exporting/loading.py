@@ -9,7 +9,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.pixels import Reading
 from iceprobe.exporting.card import BACKBONE, ONNX, PROBE, Card, read_card
 from iceprobe.exporting.exported import ExportedProbe, same_outputs, what_of
-from iceprobe.exporting.from_hub import downloaded, on_hub
+from iceprobe.exporting.from_hub import cache_of, downloaded, on_hub
 from iceprobe.exporting.of_tokens import TokenProbe
 from iceprobe.exporting.rebuilding import load_weights, rebuilt_backbone
 from iceprobe.probes.probe import Probe, build_for
@@ -34,8 +34,12 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
         IceprobeError: if a file is missing or damaged, if the backbone runs code that isn't trusted
             or can't be built, or if the folder gives other outputs than when it was exported.
     """
-    folder = downloaded(str(folder)) if on_hub(folder) else Path(folder).expanduser()
-    card = read_card(folder)
+    if on_hub(folder):
+        folder = downloaded(str(folder))
+        card = read_card(folder, within=cache_of(folder))
+    else:
+        folder = Path(folder).expanduser()
+        card = read_card(folder)
     if card.kind == "onnx":
         raise IceprobeError(
             f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
