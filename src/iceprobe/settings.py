@@ -546,6 +546,9 @@ class Publishing(Settings):
     license: Annotated[
         str | None, Option("hub: licence of the repository, such as apache-2.0 (none is stated).")
     ] = None
+    report: Annotated[
+        bool, Option("hub: send the report too, which can show test images (yes).")
+    ] = True
     public: Annotated[bool, Option("hub: make a new repository public (private).")] = False
     update: Annotated[bool, Option("Replace what is there.")] = False
     dry_run: Annotated[bool, Option("Show every file and send nothing.")] = False

@@ -140,6 +140,7 @@ def test_the_reference_names_the_object_that_is_imported(public, home):
 def test_every_public_name_is_in_the_reference():
     assert {f"iceprobe.{name}" for name in iceprobe.__all__} - {
         "iceprobe.probes",
+        "iceprobe.published",
         "iceprobe.settings",
     } <= set(REFERENCE)
     probes = {f"iceprobe.probes.{name}" for name in iceprobe.probes.__all__}

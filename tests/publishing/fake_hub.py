@@ -92,6 +92,8 @@ class FakeHub:
                 if action[:1] == ["commit"]:
                     for line in sent.splitlines():
                         entry = json.loads(line)
+                        if entry["key"] == "deletedFile":
+                            del hub.repos[name][entry["value"]["path"]]
                         if entry["key"] == "file":
                             value = entry["value"]
                             hub.repos[name][value["path"]] = base64.b64decode(value["content"])

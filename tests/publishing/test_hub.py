@@ -126,9 +126,19 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
         "exists on the Hub: choose another name, or replace its files with --update" in again.stderr
     )
     meant = iceprobe_as(
-        environment, "publish", run, "--to", "hub:me/clutter", "--probe", "ep2", "--update", **token
+        environment,
+        "publish",
+        run,
+        "--to",
+        "hub:me/clutter",
+        "--probe",
+        "ep2",
+        "--update",
+        "--no-report",
+        **token,
     )
     assert meant.returncode == 0, meant.stderr
+    assert "report.html" not in server.repos["me/clutter"]  # what isn't published any more goes
 
     # Others load it by its name, and find what the run's own export finds.
     (tmp_path / "images").mkdir()

@@ -4,6 +4,7 @@ Only its files are fetched, into the Hub's own cache, by the caller's word; what
 in a folder on disk.
 """
 
+import sys
 from pathlib import Path
 
 from iceprobe.core.errors import IceprobeError
@@ -23,6 +24,20 @@ def cache_of(folder: Path) -> Path:
     return folder.parents[1]
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the Hub refuses or doesn't answer, whichever library it asks with."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    libraries = (sys.modules.get(name) for name in ("httpx", "httpx2", "requests"))
+    network = [
+        getattr(one, name)
+        for one in libraries
+        for name in ("HTTPError", "RequestException")
+        if hasattr(one, name)
+    ]
+    return (HfHubHTTPError, LocalEntryNotFoundError, OSError, *network)
+
+
 def downloaded(spec: str) -> Path:
     """The folder of a repository's exported probe; without a network, what was fetched before.
 
@@ -30,7 +45,7 @@ def downloaded(spec: str) -> Path:
         IceprobeError: without huggingface_hub, or if the repository isn't there, is private, or doesn't answer.
     """
     hub = require("huggingface_hub", "hub", spec)
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     repo, _, revision = spec.removeprefix(_KIND).partition("@")
     try:
@@ -41,7 +56,7 @@ def downloaded(spec: str) -> Path:
         raise IceprobeError(
             f"{spec!r}: write hub:OWNER/NAME, or hub:OWNER/NAME@REVISION"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except refusals() as error:
         raise IceprobeError(
             f"{spec}: the Hub has no such repository or revision, doesn't show it to you, or didn't answer: check the "
             "name, `hf auth whoami`, and the network"

@@ -9,13 +9,15 @@ from iceprobe.core.documents import parse_json
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.extras import require
 from iceprobe.core.specs import Spec, parse_spec
-from iceprobe.exporting.card import CARD, read_card
+from iceprobe.exporting.card import BACKBONE, CARD, read_card
+from iceprobe.exporting.from_hub import refusals
 from iceprobe.exporting.writing import export
 from iceprobe.publishing.model_card import (
     HUB,
     base_model_of,
     dataset_of,
     eval_results_file,
+    is_local,
     model_card,
 )
 from iceprobe.publishing.private import paths_in, still_in, without
@@ -34,7 +36,8 @@ _LOADABLE = (
     "torch_hub",
     "diffusers",
 )  # kinds with released weights
-_OWN = ("checkpoint", "pretrained")  # options that say that others are meant
+# Files of a publication that another one may be without.
+_OURS = {BACKBONE, ANALYSIS, "report.html", ".eval_results/iceprobe.yaml"}
 _README = "README.md"
 
 
@@ -70,13 +73,21 @@ def on_hub(
     card = read_card(exported)
     own = [one for one in results if one.test_of is None]
     write_results(folder, own)
-    report(own, folder / "report.html", trust=trust)
+    if settings.report:
+        report(own, folder / "report.html", trust=trust)
     files = {file.name: file.read_bytes() for file in sorted(exported.iterdir())}
     files[_README] = model_card(repo, result, own, card, settings.license)
-    files["report.html"] = (folder / "report.html").read_bytes()
+    if settings.report:
+        files["report.html"] = (folder / "report.html").read_bytes()
+        notes.append(
+            "report.html can show test images and names of groups: look at it first, or leave it out with --no-report"
+        )
     files[RESULTS] = (folder / RESULTS).read_bytes()
     if (entry := eval_results_file(result)) is not None:
         files[".eval_results/iceprobe.yaml"] = entry
+        notes.append(
+            ".eval_results names the data set's configuration as its task: see that it is the one of the benchmark"
+        )
     else:
         notes.append(
             f"no .eval_results: {result.dataset} is no data set of the Hub (huggingface:OWNER/NAME)"
@@ -129,7 +140,7 @@ def _chosen(results: Sequence[FittedResult], probe: str | None) -> FittedResult:
 def _loads(backbone: str) -> bool:
     """Whether anybody's spec loads the same weights."""
     spec = parse_spec(backbone)
-    local = spec.name.startswith(("/", "~", ".")) or any(key in spec.options for key in _OWN[:1])
+    local = is_local(spec) or "checkpoint" in spec.options
     return spec.kind in _LOADABLE and not local and spec.options.get("pretrained") != "false"
 
 
@@ -163,9 +174,10 @@ def _without_paths(
 
 
 def _send(hub: Any, api: Any, repo: str, files: dict[str, bytes], settings: Publishing) -> str:
-    """Create the repository, or find it with ``update``, and write all files in one commit."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """Create the repository, or find it with ``update``, and write all files in one commit.
 
+    What an earlier publication left there and this one doesn't have is taken out.
+    """
     try:
         exists = api.repo_exists(repo)
         if exists and not settings.update:
@@ -178,8 +190,10 @@ def _send(hub: Any, api: Any, repo: str, files: dict[str, bytes], settings: Publ
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
             for name, content in files.items()
         ]
+        stale = _OURS & set(api.list_repo_files(repo)) - set(files) if exists else set()
+        operations += [hub.CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
         done = api.create_commit(repo, operations, commit_message="Published by iceprobe")
-    except (HfHubHTTPError, OSError) as error:
+    except refusals() as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise IceprobeError(
             f"{repo}: the Hub refused or didn't answer ({reason}): see that the token may write there, and publish again"

@@ -4,12 +4,13 @@ Metric values are those of ``results.json``, fractions where a metric is one.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from iceprobe.core.extras import require
-from iceprobe.core.specs import parse_spec
+from iceprobe.core.specs import Spec, parse_spec
 from iceprobe.exporting.card import Card
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import figure, markdown_text, to_markdown
@@ -22,6 +23,7 @@ _METRICS = {
     "top5": "top_5_accuracy",
     "map": "mean_average_precision",
     "auroc": "roc_auc",
+    "r2": "r_squared",
 }
 _HUB_BACKBONES = ("transformers", "diffusers")
 
@@ -29,12 +31,14 @@ _HUB_BACKBONES = ("transformers", "diffusers")
 def base_model_of(backbone: str) -> str | None:
     """The Hub's id of the backbone, where its spec is one."""
     spec = parse_spec(backbone)
-    named = (
-        spec.kind in _HUB_BACKBONES
-        and spec.name.count("/") == 1
-        and not spec.name.startswith(("/", "~", "."))
-    )
+    named = spec.kind in _HUB_BACKBONES and spec.name.count("/") == 1 and not is_local(spec)
     return spec.name if named else None
+
+
+def is_local(spec: Spec) -> bool:
+    """Whether it names a folder or file of this machine."""
+    name = spec.name.removeprefix("local-dir:")
+    return name != spec.name or name.startswith(("/", "~", ".")) or Path(name).exists()
 
 
 def dataset_of(dataset: str) -> str | None:
@@ -147,7 +151,7 @@ iceprobe predict hub:{repo} --examples FOLDER
 ## The whole run
 
 {to_markdown(results)}
-`report.html` shows it with pictures, `results.json` has every number. No number here was verified by others.
+`results.json` has every number. No number here was verified by others.
 """
 
 
