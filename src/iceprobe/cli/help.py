@@ -23,6 +23,7 @@ TOPICS = {
     "reading": "report", "asking": "asking", "segmentation": "segmentation",
     "measures": "measures", "adaptation": "adaptation", "cluster": "cluster", "probes": "probes",
     "files": "files", "assumptions": "assumptions", "trust": "trust", "trouble": "trouble",
+    "first-look": "first_look", "training-loops": "training_loops", "logging": "logging",
     "command-line": "command_line", "published": "published", "publishing": "publishing",
     "versions": "versions",
 }  # fmt: skip
