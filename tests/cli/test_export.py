@@ -159,6 +159,6 @@ def test_a_store_that_is_gone_is_named(iceprobe, run):
     assert not (run / "exported").exists()
 
 
-def test_help_shows_both_in_a_group_of_their_own(iceprobe):
-    assert list(GROUPS["Use a probe"]) == ["export", "predict"]
+def test_help_shows_them_in_a_group_of_their_own(iceprobe):
+    assert list(GROUPS["Use a probe"]) == ["export", "predict", "publish"]
     assert "Use a probe" in iceprobe("--help").out
