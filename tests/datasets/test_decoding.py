@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import pil_loader
@@ -84,6 +85,8 @@ def tiff(values: np.ndarray, extra: int | None = None, order: str = "<") -> io.B
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
 def test_ordinary_files_are_what_torchvision_reads(kind, mode, tmp_path):
+    if (kind, mode) == ("TIFF", "YCbCr") and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("Pillow before 13 can't read the YCbCr TIFF that it writes, which is refused")
     try:
         source = encoded(Image.fromarray(PHOTO).convert(mode), kind)
     except (OSError, ValueError):

@@ -18,7 +18,6 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import Settings, part_of
 from iceprobe.core.text import DAY, duration, in_days
 from iceprobe.fitting.run_folder import tidy, untidy
-from iceprobe.loggers.session import Session
 from iceprobe.machine.allocator import give_back_freed_memory
 from iceprobe.machine.folder_lock import exclusive
 from iceprobe.machine.processes import first, world
@@ -34,6 +33,7 @@ from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, S
 if TYPE_CHECKING:
     import numpy as np
 
+    from iceprobe.loggers.session import Session
     from iceprobe.store import Store
     from iceprobe.tokens import TokenShape
 
@@ -145,8 +145,10 @@ def write_run(
     return results
 
 
-def session_of(folder: RunFolder) -> Session:
+def session_of(folder: RunFolder) -> "Session":
     """The loggers that a run's configuration names."""
+    from iceprobe.loggers.session import Session  # numpy, which `ls` has no need of
+
     config = folder.config
     asked = [] if isinstance(config, SegmentRun) else config.log
     return Session(asked, {**written(config), "run": str(folder.path)})

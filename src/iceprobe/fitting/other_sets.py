@@ -162,7 +162,7 @@ def _tokens(
         bare = [layer for layer, one in layers.items() if not one.has_patches]
         return _side_by_side(backbone, dataset, where, extraction, bare, progress)
     if where is None:
-        return extract_in_memory(backbone, dataset, extraction, progress=progress)
+        return extract_in_memory(backbone, dataset, settings=extraction, progress=progress)
     return extract(backbone, dataset, where, extraction, progress=progress)
 
 
@@ -186,7 +186,7 @@ def _side_by_side(
     if where is None:
         made = [
             extract_in_memory(
-                one, dataset, extraction, progress=progress,
+                one, dataset, settings=extraction, progress=progress,
                 patches=extraction.patches and layer not in bare,
             )
             for layer, one in zip(backbone.layers, backbone.per_layer(), strict=True)
