@@ -29,7 +29,7 @@ from iceprobe.results.schema import Result
 from iceprobe.results.tables import short
 from iceprobe.tasks.metrics import Metric
 
-MANY = 20  # points; of more only names that have room beside theirs are written
+MANY = 20  # probes; of more only names that have room beside their points are written
 
 
 def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Spec | None:
@@ -177,7 +177,7 @@ def _place(
     for (x0, y0), (x1, y1) in pairwise(stairs):  # along, then up: the line's two parts
         bars += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, y1, x1 + 1, y0)]
     bars += [Box(0, down(row["score"]) - 1, WIDTH, down(row["score"]) + 1) for row in free]
-    names, close = [row["label"] for row in points], len(points) > MANY
+    names, close = [row["label"] for row in points], len(best) > MANY
     centres = place_labels(marks, names, bars, (WIDTH, HEIGHT), close=close)
     for row, centre in zip(points, centres, strict=True):
         if centre is not None:
