@@ -6,7 +6,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pytest
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import pil_loader
@@ -85,14 +84,18 @@ def tiff(values: np.ndarray, extra: int | None = None, order: str = "<") -> io.B
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "LAB"])
 def test_ordinary_files_are_what_torchvision_reads(kind, mode, tmp_path):
-    if (kind, mode) == ("TIFF", "YCbCr") and int(PIL.__version__.partition(".")[0]) < 13:
-        pytest.skip("Pillow before 13 can't read the YCbCr TIFF that it writes, which is refused")
     try:
         source = encoded(Image.fromarray(PHOTO).convert(mode), kind)
     except (OSError, ValueError):
         pytest.skip(f"{kind} has no {mode}")
+    try:
+        expected = theirs(source, tmp_path)
+    except OSError:  # Pillow before 13 can't read the YCbCr TIFF that it writes
+        with pytest.raises(BadImage):
+            decode(source, "x")
+        return
     image = decode(source, "x")
-    assert np.array_equal(read(source), theirs(source, tmp_path))
+    assert np.array_equal(read(source), expected)
     grey = Preprocessing(8, *GREY, channels=1).converted(image)
     if image.mode != "RGB" or mode == "RGB":  # LAB goes to grey by way of RGB
         assert np.array_equal(np.asarray(grey), np.asarray(image.convert("L")))
