@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from iceprobe.core.extras import require
 from iceprobe.core.text import short_name, visible
 from iceprobe.loggers.events import Event
 from iceprobe.loggers.names import curve_values, reason, run_name, score_values
+from iceprobe.results.provenance import now
 from iceprobe.results.tables import to_csv, to_markdown
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -91,8 +91,8 @@ class MlflowRun:
     def _metrics(self, values: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
-        found = [Metric(plain(name), value, now, step) for name, value in values.items()]
+        stamp = int(1000 * now().timestamp())
+        found = [Metric(plain(name), value, stamp, step) for name, value in values.items()]
         for begin in range(0, len(found), AT_ONCE):
             self._client.log_batch(self.identity, metrics=found[begin : begin + AT_ONCE])
 

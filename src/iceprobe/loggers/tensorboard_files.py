@@ -10,6 +10,7 @@ from iceprobe.core.extras import require
 from iceprobe.core.text import utf8, visible
 from iceprobe.loggers.events import Event
 from iceprobe.loggers.names import curve_values, run_name, score_values
+from iceprobe.results.provenance import now
 from iceprobe.results.tables import to_markdown
 
 FOLDER = "tensorboard"  # in the run folder
@@ -78,4 +79,4 @@ class TensorBoardFiles:
     def _put(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event as Record
 
-        self._file.write(Record(wall_time=time.time(), **fields).SerializeToString())
+        self._file.write(Record(wall_time=now().timestamp(), **fields).SerializeToString())

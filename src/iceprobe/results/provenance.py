@@ -15,6 +15,11 @@ from iceprobe.store.noted import assumed
 _PACKAGES = ("iceprobe", "torch", "torchvision", "timm", "numpy")
 
 
+def now() -> datetime:
+    """The wall clock, with its zone: for stamps alone, never for durations."""
+    return datetime.now().astimezone()
+
+
 def environment() -> dict[str, str]:
     """Versions and processor, without importing any of the packages."""
     found = {"python": platform.python_version()}
@@ -118,7 +123,7 @@ def origin(
         "environment": environment(),
         "git_commit": git_commit(),
         "command": command,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "created": now().isoformat(timespec="seconds"),
         "assumed": assumed(manifest),
         "skipped_images": len(manifest.skipped),
     }
