@@ -91,3 +91,14 @@ def test_classes_that_look_like_paths_stay_and_the_seal_holds(tmp_path):
     paths = paths_in([document])
     left = json.loads(without(json.dumps(document).encode(), paths))
     assert unseal(left, tmp_path, "") == {"class_names": ["/m/01g317", "/m/0abc"], "store": "x_y"}
+
+
+def test_an_address_has_no_password_where_it_is_published():
+    document = {
+        "store": "s3://key:se/cret@bucket",
+        "data": "table:https://ann:pw@host/a.csv?target=x",
+    }
+    left = without(json.dumps(document).encode(), ())
+    assert json.loads(left)["data"] == "table:https://host/a.csv?target=x"
+    assert b"pw@" not in left
+    assert without(b"mail to ann@host", ()) == b"mail to ann@host"

@@ -134,3 +134,8 @@ def _escaped(match: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # the surrogate of a byte that isn't UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def without_credentials(text: str) -> str:
+    """``text`` whose addresses have no name and password: ``https://me:key@host/x`` → ``https://host/x``."""
+    return re.sub(r"(?<=://)[^/@\s\"'<>]+@", "", text)

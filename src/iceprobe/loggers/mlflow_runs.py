@@ -9,7 +9,7 @@ from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.extras import require
-from iceprobe.core.text import short_name, visible
+from iceprobe.core.text import short_name, visible, without_credentials
 from iceprobe.loggers.events import Event
 from iceprobe.loggers.names import curve_values, reason, run_name, score_values
 from iceprobe.results.provenance import now
@@ -48,10 +48,10 @@ class MlflowRun:
                 self._client.get_experiment_by_name(self._experiment)
         except Exception as error:
             raise IceprobeError(
-                f"log mlflow: {visible(_bare(where))} can't be used ({reason(error)}): give another uri=, "
+                f"log mlflow: {visible(without_credentials(where))} can't be used ({reason(error)}): give another uri=, "
                 "or set MLFLOW_TRACKING_URI"
             ) from error
-        self._where = _bare(where)
+        self._where = without_credentials(where)
 
     def __call__(self, event: Event) -> None:
         with _patient():
@@ -107,11 +107,6 @@ def plain(name: str) -> str:
     if known != simple:
         known += "-" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:6]
     return short_name(known, 200)
-
-
-def _bare(uri: str) -> str:
-    """An address without name and password."""
-    return re.sub(r"://[^/@\s]+@", "://", uri)
 
 
 @contextlib.contextmanager

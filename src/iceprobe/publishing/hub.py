@@ -154,6 +154,9 @@ def _without_paths(
     """
     documents = [runs, *(parse_json(files[name]) for name in (RESULTS, CARD))]
     texts = {name for name in files if Path(name).suffix in (".json", ".html", ".md", ".yaml")}
+    files = files | {
+        name: without(files[name], ()) for name in texts
+    }  # credentials, whatever is kept
     paths = [one for one in paths_in(documents) if still_in({n: files[n] for n in texts}, [one])]
     if not paths:
         return files

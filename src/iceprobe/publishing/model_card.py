@@ -92,6 +92,7 @@ def _eval_results(hub: Any, result: FittedResult, task: str) -> list[Any]:
             metric_args={
                 "interval_95": list(score.interval) if score.interval else None,
                 "selected_on": result.selected_on,
+                "seeds": len(result.seeds),
             },
         )
         for name, score in result.metrics.items()
@@ -109,7 +110,8 @@ def eval_results_file(result: FittedResult) -> bytes | None:
         task_id=parse_spec(result.dataset).options.get("config", "default"),
         value=result.score.mean,
         date=result.created or None,
-        notes=f"{result.primary} of a frozen backbone, probe {result.label}, selected on {result.selected_on}",
+        notes=f"{result.primary} of a frozen backbone, probe {result.label}, selected on {result.selected_on}; "
+        f"{result.test_images or 0:,} examples of split {result.split}",
     )
     rows = hub.eval_result_entries_to_yaml([entry])
     return yaml.safe_dump(rows, sort_keys=False, allow_unicode=True).encode()

@@ -16,7 +16,7 @@ from markupsafe import escape
 
 from iceprobe.core.checksums import SEAL, seal
 from iceprobe.core.documents import parse_json
-from iceprobe.core.text import json_bytes
+from iceprobe.core.text import json_bytes, without_credentials
 from iceprobe.reporting.template import inert_json, parted
 from iceprobe.results.tables import markdown_text
 
@@ -54,8 +54,8 @@ def paths_in(documents: Iterable[Any]) -> list[str]:
 
 
 def without(content: bytes, paths: Iterable[str]) -> bytes:
-    """A text, or a sealed JSON document, with each path's last name in its place."""
-    text = content.decode()
+    """A text, or a sealed JSON document, with each path's last name in its place, and no password in an address."""
+    text = without_credentials(content.decode())
     known = sorted(paths, key=len, reverse=True)
     # First what lies in a folder, by the folder's whole name; then what stands alone.
     for path in known:
