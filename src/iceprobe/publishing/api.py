@@ -39,7 +39,7 @@ def publish(run: Sequence[FittedResult] | str | Path, to: str, *, call: PublishC
         spec = Spec(spec.name, "", spec.options)  # "ep", which needs no name
     with tempfile.TemporaryDirectory(prefix="iceprobe-") as folder:
         prepare = DESTINATIONS[spec.kind or ""].load()
-        made: Publication = prepare(spec, results, call, Path(folder), call.trust)
+        made: Publication = prepare(spec, results, call, Path(folder))
     if not call.dry_run:
         if made.missing:
             raise IceprobeError(made.missing)

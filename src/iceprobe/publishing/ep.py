@@ -11,13 +11,13 @@ from iceprobe.machine.files import write_atomically
 from iceprobe.published.authors_row import COLUMNS, row_of
 from iceprobe.publishing.publication import Publication
 from iceprobe.results.fitted import FittedResult
-from iceprobe.settings import Publishing
+from iceprobe.settings import PublishCall
 
 _KEY = ("method", "arch", "pretrain", "image_size")  # by which a table knows a row
 
 
 def as_row(
-    spec: Spec, results: Sequence[FittedResult], settings: Publishing, folder: Path, trust: bool
+    spec: Spec, results: Sequence[FittedResult], call: PublishCall, folder: Path
 ) -> Publication:
     """The row, appended to the table of ``ep:FILE``, or with the header in ``ep.csv`` of the run.
 
@@ -32,7 +32,7 @@ def as_row(
     file = Path(spec.name).expanduser() if spec.name else Path(run or "") / "ep.csv"
     rows = _table(file) if spec.name else []
     same = [at for at, one in enumerate(rows) if all(one[key] == row[key] for key in _KEY)]
-    if same and not settings.update:
+    if same and not call.update:
         named = ", ".join(row[key] for key in _KEY)
         raise IceprobeError(
             f"{file} has a row of {named}: take it out, or put this one in its place with --update"

@@ -27,7 +27,7 @@ from iceprobe.results.files import FILE_NAME as RESULTS
 from iceprobe.results.files import write_results
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import leaderboard
-from iceprobe.settings import Publishing
+from iceprobe.settings import PublishCall, Publishing
 
 _LOADABLE = (
     "timm",
@@ -42,7 +42,7 @@ _README = "README.md"
 
 
 def on_hub(
-    spec: Spec, results: Sequence[FittedResult], settings: Publishing, folder: Path, trust: bool
+    spec: Spec, results: Sequence[FittedResult], call: PublishCall, folder: Path
 ) -> Publication:
     """The files of a model repository, and how they are sent.
 
@@ -59,9 +59,9 @@ def on_hub(
         repo = ""
     if repo.count("/") != 1 or spec.options:
         raise IceprobeError(f"{str(spec)!r}: write hub:OWNER/NAME, of letters, digits, -, _ and .")
-    result = _chosen(results, settings.probe)
+    result = _chosen(results, call.probe)
     notes: list[str] = []
-    weights = settings.backbone_weights
+    weights = call.backbone_weights
     if weights is None:
         weights = not _loads(result.backbone)
         if not weights:
@@ -69,15 +69,15 @@ def on_hub(
                 f"the backbone's weights stay where {result.backbone} has them: --backbone-weights sends them too"
             )
     exported = folder / "export"
-    export(result, exported, seed=settings.seed, backbone_weights=weights, trust=trust)
+    export(result, exported, seed=call.seed, backbone_weights=weights, trust=call.trust)
     card = read_card(exported)
     own = [one for one in results if one.test_of is None]
     write_results(folder, own)
-    if settings.report:
-        report(own, folder / "report.html", trust=trust)
+    if call.report:
+        report(own, folder / "report.html", trust=call.trust)
     files = {file.name: file.read_bytes() for file in sorted(exported.iterdir())}
-    files[_README] = model_card(repo, result, own, card, settings.license)
-    if settings.report:
+    files[_README] = model_card(repo, result, own, card, call.license)
+    if call.report:
         files["report.html"] = (folder / "report.html").read_bytes()
         notes.append(
             "report.html can show test images and names of groups: look at it first, or leave it out with --no-report"
@@ -94,7 +94,7 @@ def on_hub(
         )
     if result.run is not None and (analysis := result.run / ANALYSIS).is_file():
         files[ANALYSIS] = analysis.read_bytes()
-    if settings.license is None:
+    if call.license is None:
         notes.append("no licence is stated: --license apache-2.0 states one")
     if (base := base_model_of(result.backbone)) is None:
         notes.append(f"no base model is named: {result.backbone} is no repository of the Hub")
@@ -105,7 +105,7 @@ def on_hub(
     lies = [
         str(place) for one in own if one.run is not None for place in (one.run, one.run.resolve())
     ]
-    files = _without_paths(files, [*dict.fromkeys(lies)], settings.keep_paths, notes)
+    files = _without_paths(files, [*dict.fromkeys(lies)], call.keep_paths, notes)
     api = hub.HfApi()
     token = hub.get_token()
     return Publication(
@@ -116,7 +116,7 @@ def on_hub(
         missing=""
         if token
         else "no token of the Hub: run `hf auth login`, or set HF_TOKEN, and publish again (nothing was sent)",
-        send=lambda: _send(hub, api, repo, files, settings),
+        send=lambda: _send(hub, api, repo, files, call),
     )
 
 

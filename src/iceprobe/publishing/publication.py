@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,3 @@ class Publication:
     notes: tuple[str, ...]
     missing: str
     send: Callable[[], str]
-
-    def write(self, folder: Path) -> None:
-        """Write the files below a folder, as they would be published."""
-        for name, content in self.files.items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)

@@ -7,7 +7,7 @@ from iceprobe.core.registry import Entry, Registry
 
 @dataclass(frozen=True)
 class Destination(Entry):
-    """One destination; ``target(spec, results, settings, folder, trust) -> Publication``.
+    """One destination; ``target(spec, results, call, folder) -> Publication``.
 
     ``folder`` is an empty one for files that are made on the way.
 
