@@ -86,6 +86,47 @@ def test_commands_on_a_run_answer_with_what_they_write(iceprobe, run, images):
     assert exported["paths"] == [str(run / "exported/ep2-seed0")]
 
 
+def test_fits_of_a_store_and_predictions_answer_too(iceprobe, run, images):
+    (store,) = (
+        one["path"]
+        for one in read(iceprobe("ls", "stores", "--features", run.parent / "features", "--json"))[
+            "stores"
+        ]
+        if "train" in one["images"]
+    )
+    for command, more in (("fit", ["--probe", "ep2", "--epochs", 1, "--seeds", 1]), ("knn", [])):
+        document = read(iceprobe(command, store, *more, "--output", command, "--json"))
+        assert document["results"] == entries_of(Path(command) / "results.json", "results")
+    exported = read(
+        iceprobe("export", run, "--probe", "ep2", "--output", "e", "--trust", "--json")
+    )["paths"][0]
+    asked = ["--trust", "--examples", images / "test", "--output", "p.csv"]
+    document = read(iceprobe("predict", exported, *asked, "--json"))
+    assert document["paths"] == [str(Path("p.csv").resolve())]
+
+
+@pytest.mark.slow
+def test_dense_and_adapted_fits_answer_with_what_they_write(iceprobe, images):
+    tiny = ["--backbone", "bundled:mae-tiny", "--data", "bundled:fashion-clutter", "--limit", 40]
+    quick = ["--epochs", 1, "--seeds", 1, "--learning-rates", "1e-1"]
+    document = read(iceprobe("segment", *tiny, *quick, "--output", "s", "--json"))
+    written = entries_of(Path("s/dense.json"), "segmentations")
+    assert sorted(document["results"], key=str) == sorted(written, key=str)
+    vit = "python:tests.cli.tiny:build_vit?image_size=16&mean=0.5,0.5,0.5&std=0.5,0.5,0.5"
+    asked = [
+        "--backbone",
+        vit,
+        "--data",
+        f"folder:{images}",
+        "--adapt",
+        "bitfit",
+        "--batch-size",
+        18,
+    ]
+    document = read(iceprobe("adapt", *asked, *quick, "--output", "a", "--json"))
+    assert document["results"] == entries_of(Path("a/results.json"), "results")
+
+
 def test_a_comparison_has_scores_as_fractions_and_its_difference(iceprobe, run):
     document = read(iceprobe("compare", run, "--margin", 1.5, "--mistakes", 1, "--json"))
     (one,) = document["comparisons"]
