@@ -80,7 +80,7 @@ def on_hub(
     if call.report:
         files["report.html"] = (folder / "report.html").read_bytes()
         notes.append(
-            "report.html can show test images and names of groups: look at it first, or leave it out with --no-report"
+            "the report can show test images and names of groups: look at it first, or leave it out with --no-report"
         )
     files[RESULTS] = (folder / RESULTS).read_bytes()
     if (entry := eval_results_file(result)) is not None:
