@@ -131,6 +131,28 @@ def test_a_run_without_ep_or_of_several_backbones_gets_no_row():
         row_of([])
 
 
+def test_a_run_that_was_trained_otherwise_gets_no_row():
+    short = {"optimizer": "lars", "epochs": 5, "images_per_step": 4096}
+    with pytest.raises(IceprobeError, match="has epochs 5, and every row of the authors' table 90"):
+        row_of(run(training=short))
+
+
+def test_what_a_linear_probe_read_of_an_unknown_encoder_is_asked():
+    own = dict(backbone="python:mine:model", paradigm="hybrid")
+    given = dict(method="Mine", arch="ViT-L/14", pretrain="LVD", image_size="224")
+    with pytest.raises(IceprobeError, match="doesn't record which: run again with --probe linear"):
+        row_of([made("linear", 0.8, **own), made("ep32", 0.81, **own)], given)
+    told = [
+        made("linear?input=class", 0.8, **own),
+        made("ep32", 0.81, **own),
+        made("knn", 0.7, **own),
+    ]
+    row = row_of(told, given)
+    assert (row["lp_variant"], row["knn"]) == ("cls", "")  # what k-NN read isn't known
+    with pytest.raises(IceprobeError, match="has no EP"):
+        row_of([told[0], made("ep32?input=prefix+patches", 0.81, **own)], given)
+
+
 def test_what_was_made_otherwise_stands_in_the_notes():
     cached = dict(
         training_images="evaluation view, without augmentation", paradigm="masked image modelling"

@@ -79,11 +79,6 @@ def load_published(path: str | Path) -> PublishedHead:
 
     Raises:
         IceprobeError: if there is no such file, it is no EP head, or its tensors don't fit each other.
-
-    Examples:
-        >>> probe = load_published("mae_base/ep_head.pth")  # doctest: +SKIP
-        >>> probe.published.encoder, probe.published.top1  # doctest: +SKIP
-        ('MAE ViT-B/16', 0.7546)
     """
     content = read_checkpoint(str(path))
     state, meta = _parts(content, path)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec, unknown
-from iceprobe.published.differences import differences
+from iceprobe.published.differences import Differs, differences
 from iceprobe.published.matching import IMAGENET, data_of, encoder_of
 from iceprobe.published.rows import DATA, Encoder, Figure, encoders, figures
 from iceprobe.results.schema import Result
@@ -42,7 +42,8 @@ _GAPS = {
     "no class token": "no_cls",
     "its pooled output is learned": "attn_pool",
 }  # notes of figures
-_EP = re.compile(r"ep(\d+)(\?input=.*)?")
+_EP = re.compile(r"ep(\d+)(\?input=(class\+)?patches)?")
+_FIXED = ("optimiser", "epochs", "images a step")  # what every row has alike
 
 
 def row_of(results: Sequence[Result], given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -68,7 +69,9 @@ def row_of(results: Sequence[Result], given: Mapping[str, str] | None = None) ->
     ep = _best([one for one in own if _EP.fullmatch(one.probe)], "EP", "ep32")
     encoder = encoder_of(ep.backbone)
     linear = _linear(own, encoder)
-    read = _LINEAR[_read(linear, encoder)]
+    for one in (linear, ep):
+        _check_training(one, encoder)
+    read = _LINEAR[_read(linear, encoder) or ""]
     neighbours = [
         one for one in own if one.method == "knn" and _read(one, encoder) == _read(linear, encoder)
     ]
@@ -131,6 +134,16 @@ def _check(results: Sequence[Result]) -> None:
             )
 
 
+def _check_training(one: Result, encoder: Encoder | None) -> None:
+    """Refuse a probe that was trained otherwise than every row of the table."""
+    for differs in _differences(one, encoder):
+        if differs.what in _FIXED:
+            raise IceprobeError(
+                f"{one.label} has {differs.what} {differs.here}, and every row of the authors' table {differs.published}: "
+                "run again with --protocol paper and no options of the training"
+            )
+
+
 def _best(found: Sequence[Result], noun: str, example: str) -> Result:
     if not found:
         raise IceprobeError(
@@ -142,8 +155,14 @@ def _best(found: Sequence[Result], noun: str, example: str) -> Result:
 def _linear(results: Sequence[Result], encoder: Encoder | None) -> Result:
     """The linear probe that the authors' rule names: of the class token, or of the mean where there is none."""
     found = [one for one in results if one.probe.partition("?")[0] == "linear"]
-    found = [one for one in found if _read(one, encoder) in _LINEAR]
-    by_read = {_LINEAR[_read(one, encoder)]: one for one in found}
+    told = [one for one in found if _read(one, encoder) is not None]
+    if found and not told:
+        raise IceprobeError(
+            f"{found[0].label} of {found[0].backbone} reads the class token, or the mean where there is none, and a run "
+            "doesn't record which: run again with --probe linear?input=class or linear?input=mean"
+        )
+    by_read = {_LINEAR[read]: one for one in told if (read := _read(one, encoder)) in _LINEAR}
+    found = [*by_read.values()]
     figure = _linear_figure(encoder)
     wanted = _LINEAR.get(figure.reads, "cls") if figure else "cls"
     if wanted in by_read:
@@ -164,10 +183,11 @@ def _linear_figure(encoder: Encoder | None) -> Figure | None:
     return next((one for one in figures() if (one.source, one.encoder, one.probe) == wanted), None)
 
 
-def _read(one: Result, encoder: Encoder | None) -> str:
-    """What a linear probe or k-NN reads; without ``input=``, what the published row of its encoder reads."""
+def _read(one: Result, encoder: Encoder | None) -> str | None:
+    """What a linear probe or k-NN reads; without ``input=`` what the published row of its encoder reads, which
+    follows the same rule. None of another encoder: it has a class token or not."""
     figure = _linear_figure(encoder)
-    return parse_spec(one.probe).options.get("input") or (figure.reads if figure else "class")
+    return parse_spec(one.probe).options.get("input") or (figure.reads if figure else None)
 
 
 def _known(one: Result, encoder: Encoder | None) -> dict[str, str]:
@@ -201,15 +221,15 @@ def _percent(one: Result) -> str:
     return f"{100 * one.metrics['top1'].mean:.2f}"
 
 
+def _differences(one: Result, encoder: Encoder | None) -> list[Differs]:
+    """What differs in protocol from the benchmark's figures, which are all made alike."""
+    figure = _linear_figure(encoder) or next(f for f in figures() if f.source == "ep-benchmark")
+    return differences(one, figure, encoder or encoders()[figure.encoder])
+
+
 def _notes(ep: Result, encoder: Encoder | None) -> str:
-    """What differs from the authors' protocol, and with what it was made."""
-    figure = _linear_figure(encoder) or next(
-        one for one in figures() if one.source == "ep-benchmark"
-    )
-    differs = [
-        str(one)
-        for one in differences(ep, figure, encoder or encoders()[figure.encoder])
-        if one.what in ("optimiser", "epochs", "images a step", "training images", "runs")
-    ]
+    """What differs from the authors' training, and with what it was made."""
+    named = ("training images", "runs")
+    differs = [str(one) for one in _differences(ep, encoder) if one.what in named]
     version = ep.environment.get("iceprobe", "")
     return "; ".join([f"Made with iceprobe {version}".rstrip(), *differs])
