@@ -1,19 +1,17 @@
 """What is logged of rows and results, under which names: the same for every tool."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iceprobe.core.text import visible
+from iceprobe.core.text import visible, without_credentials
 from iceprobe.loggers.events import Event
 from iceprobe.results.curves import CurveRow
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import leaderboard
 
 COLUMNS = ("probe", "metric", "mean", "sd", "low", "high", "parameters", "flops", "seconds")
-_PASSWORD = re.compile(r"://[^/@\s]+@")
 
 
 def curve_values(event: Event) -> dict[str, float]:
@@ -68,4 +66,4 @@ def run_name(run: Path, asked: str | None) -> str:
 def reason(error: BaseException) -> str:
     """An error of a library in one line, without names and passwords of addresses."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return _PASSWORD.sub("://…@", visible(text))[:300]
+    return without_credentials(visible(text))[:300]
