@@ -55,12 +55,20 @@ def drawings(root: Path) -> tuple[list[Path], list[str]]:
         for file in sorted((root / folder).rglob("*.png")):
             classes[file.resolve()].add(name)
     one = {file: names.pop() for file, names in classes.items() if len(names) == 1}
-    Image.MAX_IMAGE_PIXELS = None  # only sizes are read of those that are too large
-    small = [file for file in sorted(one) if np.prod(Image.open(file).size) <= LARGEST]
+    small = [file for file in sorted(one) if is_small(file)]
     print(
         f"{len(classes) - len(one)} in two classes and {len(one) - len(small)} too large: left out"
     )
     return small, [one[file] for file in small]
+
+
+def is_small(file: Path) -> bool:
+    """Whether it has few enough pixels; Pillow doesn't open the largest."""
+    try:
+        with Image.open(file) as picture:
+            return picture.width * picture.height <= LARGEST
+    except Image.DecompressionBombError:
+        return False
 
 
 def stem(file: Path) -> str:
