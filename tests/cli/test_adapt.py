@@ -120,6 +120,7 @@ def test_an_image_that_cannot_be_read_is_named(iceprobe, tmp_path, images):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.slow
 def test_recordings_are_adapted_from_files_to_the_report(iceprobe, tmp_path):
     pytest.importorskip("soundfile")
     data("sound", tmp_path, 12, 6)

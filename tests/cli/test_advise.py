@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from iceprobe.results import advise, read_results
 from tests.cli.conftest import BACKBONE
 
@@ -37,6 +39,7 @@ def test_of_a_run(iceprobe, images, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_of_a_campaign_and_of_runs_of_their_own(iceprobe, images, tmp_path):
     data = ["--data", f"folder:{images}", *QUICK, *asked("linear?input=mean", "ep2")]
     both = ["--backbone", BACKBONE, "--backbone", OTHER]

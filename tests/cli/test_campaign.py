@@ -15,6 +15,7 @@ QUICK = ["--probe", "knn", "--probe", "linear", "--probe", "ep4", "--epochs", "2
 OTHER = BACKBONE.replace("image_size=16", "image_size=32")
 
 
+@pytest.mark.slow
 def test_two_backbones_and_three_draws_are_six_runs_and_one_report(iceprobe, images, tmp_path):
     few = ["--shots", "2,4", "--fraction", "0.5", "--replicates", "2"]
     asked = ["--backbone", BACKBONE, "--backbone", OTHER, "--data", f"folder:{images}", *few]
@@ -118,6 +119,7 @@ def test_wrong_requests_are_one_line_and_leave_no_run(iceprobe, images, tmp_path
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_store_and_shots_make_a_campaign_of_fits(iceprobe, images, tmp_path):
     ended = iceprobe("extract", "--backbone", BACKBONE, "--data", f"folder:{images}")
     assert ended.code == 0

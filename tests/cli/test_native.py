@@ -30,6 +30,7 @@ def shapes(tmp_path: Path) -> Path:
     return tmp_path / "shapes"
 
 
+@pytest.mark.slow
 def test_from_images_to_predictions(iceprobe, shapes, tmp_path):
     words = [
         "--backbone",

@@ -98,6 +98,7 @@ def test_fit_reads_them_too_and_code_of_a_store_needs_trust(
     assert len(read_results(tmp_path / "runs" / "b" / "tests" / "two")) == 2
 
 
+@pytest.mark.slow
 def test_a_campaign_reads_them_in_each_of_its_runs(iceprobe, quick, others, tmp_path):
     run = ["run", *quick, "--probe", "linear", "--shots", "2,4", "--output", "runs/c"]
     ended = iceprobe(*run, "--test", f"two={others['two']}")
@@ -166,6 +167,7 @@ def test_a_test_of_an_earlier_fit_is_not_shown_as_this_runs(iceprobe, quick, oth
     assert "holds a test of an earlier fit" in again.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["option", "spec"])
 def test_another_set_is_read_in_the_groups_that_the_run_was_asked_for_and_once(
     iceprobe, images, tmp_path, monkeypatch, where

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 import torch
 
 from iceprobe.core.specs import parse_spec
@@ -44,6 +45,7 @@ def test_a_run_has_the_names_that_it_was_asked_for_and_is_exported_from_them(
     assert "first.pth" in refused.err
 
 
+@pytest.mark.slow
 def test_how_many_steps_and_why_and_what_is_said_of_too_few(iceprobe, images, tmp_path):
     data = ["run", "--backbone", BACKBONE, "--data", f"folder:{images}", *ASKED]
     ended = iceprobe(*data, "--min-steps", 30, "--batch-size", 18, "--output", "long")

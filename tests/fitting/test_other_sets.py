@@ -475,6 +475,7 @@ def test_nothing_is_fitted_on_a_test_set_alone(tmp_path) -> None:
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["disk", "few", "memory"])
 def test_probes_of_several_layers_predict_what_they_did(tmp_path, where) -> None:
     splits = {

@@ -258,6 +258,7 @@ def test_neighbours_give_the_weighted_mean_of_what_is_known():
         np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_probabilities_of_rare_tags_are_as_frequent_as_the_tags(tmp_path):
     """From even odds a bias doesn't reach those of a rare tag in a few hundred steps of AdamW."""
     rng = np.random.default_rng(0)

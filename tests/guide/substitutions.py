@@ -148,6 +148,7 @@ VARYING = (("tour.md", ""), ("probes.md", "iceprobe.probe("))
 
 #: Pages that take more than five seconds.
 SLOW = {
+    "README.md",
     "adaptation.md",
     "asking.md",
     "backbones.md",
@@ -164,4 +165,6 @@ SLOW = {
     "sound.md",
     "tour.md",
     "training_loops.md",
+    "segmentation.md",
+    "tokens.md",
 }

@@ -128,6 +128,7 @@ def test_what_is_compared_is_repeated_whole(asked, trained, held_out, low_shot, 
     assert found == expected
 
 
+@pytest.mark.slow
 def test_fit_and_plan_repeat_what_is_compared(store, tmp_path):
     quick = {name: value for name, value in QUICK.items() if name != "seeds"}
     results = iceprobe.fit(store, ["knn", "linear", "ep2"], output=tmp_path / "two", **quick)

@@ -55,6 +55,7 @@ def iceprobe_as(environment, *arguments, **more) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_a_token_every_file_is_shown_and_nothing_is_sent(run, server, environment):
     done = iceprobe_as(environment, "publish", run, "--to", "hub:me/clutter")
     assert done.returncode == 0, done.stderr
