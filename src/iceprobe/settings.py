@@ -11,6 +11,7 @@ parts; which functions and commands take an option follows from the models that 
 No torch here: ``iceprobe --help`` reads this file.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -375,6 +376,15 @@ class ProbeCall(Fitting, Call):
 
 class LookCall(ProbeCall):
     """What a look during training takes besides when it is taken (`iceprobe.integrations`)."""
+
+    processes: Annotated[
+        Literal["first", "all"],
+        Option("Processes that make tokens: the first, or all, each its part (first).", None),
+    ] = "first"
+    whole: Annotated[
+        Callable[[], Any] | None,
+        Option("Makes the module anew, to gather weights in pieces into.", None),
+    ] = None
 
     keep: Annotated[
         int | str,

@@ -117,6 +117,7 @@ BEFOREHAND = {
         "batches = torch.utils.data.DataLoader(torch.rand(8, 3, 32, 32), 4)\n"
         "data = [{'images': one} for one in batches.dataset]\n"
         "train_step = module\n"
+        "import copy\nmake_encoder = lambda: copy.deepcopy(encoder)\n"
     ),
     "segmentation.md": (
         "import iceprobe\nbackbone = iceprobe.load_backbone('bundled:mae-tiny')\n"

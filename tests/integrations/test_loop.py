@@ -189,7 +189,7 @@ def test_what_is_put_off_is_said_once(monkeypatch, caplog):
     now = 0.0
     monkeypatch.setattr(looks.time, "monotonic", lambda: now)
 
-    def take(self, module):
+    def take(self, module, makers):
         nonlocal now
         now += 10.0
         return []

@@ -1,20 +1,20 @@
-"""Two processes joined by gloo: the first takes the look, the other waits, and weights in pieces are refused."""
-
-from pathlib import Path
+"""Two processes joined by gloo: the first takes the look, or both, of weights that are whole or in pieces."""
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+import iceprobe
 from iceprobe import IceprobeError
+from iceprobe.integrations.looks import scores_of
 from iceprobe.integrations.loop import Probe
 from iceprobe.integrations.whole import check_whole
+from tests.distributed.processes import joined
 from tests.integrations.training import (
     PROBES,
     QUICK,
     Encoder,
+    Labelled,
     Model,
     assert_same,
     labelled,
@@ -24,27 +24,20 @@ from tests.integrations.training import (
 )
 
 
-def joined(rank: int, folder: str, work) -> None:
-    """``work(rank)`` in one of two processes; what it returns is saved."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(work(rank), Path(folder) / str(rank))
-    dist.destroy_process_group()
+def hard() -> dict[str, Labelled]:
+    """Batches of 64: 5 and 2. A mistake in the tokens would change the scores."""
+    return {"train": Labelled(290, shift=2), "test": Labelled(100, shift=2)}
 
 
-def in_two(work, folder) -> list:
-    multiprocessing.spawn(joined, (str(folder), work), nprocs=2)
-    return [torch.load(folder / str(rank), weights_only=True) for rank in (0, 1)]
-
-
-def trained(rank: int, every: str | None, at_most=None):
+def trained(rank: int, every: str | None, **options):
     seed()
     model = DistributedDataParallel(Model().train())
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     look = scores = None
-    data = labelled()
+    data = hard()
     if every:
-        look = Probe(model.module.backbone, data, PROBES, every=every, at_most=at_most, **QUICK)
+        look = Probe(model.module.backbone, data, PROBES, every=every, keep=0, **QUICK, **options)
+        data["train"].reads = 0
     torch.manual_seed(rank)  # each has batches of its own
     logged = []
     for step, batch in enumerate(loader(), 1):
@@ -59,27 +52,37 @@ def trained(rank: int, every: str | None, at_most=None):
     return [state, torch.rand(3), logged, reads, results]
 
 
-def all_three(rank: int) -> list:
-    """Without looks, with looks, and hurried: the second process's clock would let it look at any time."""
+def all_four(rank: int) -> list:
+    """Without looks, with looks of one and of both, and hurried: the second's clock allows a look at any time."""
     from iceprobe.integrations import schedule
 
     found = [trained(rank, None), trained(rank, "2 steps")]
+    found.append(trained(rank, "2 steps", processes="all"))
     if rank:
         schedule.Budget.fits = lambda self, now: True
     return [*found, trained(rank, "1 step", at_most="0.01%")]
 
 
+def no_seconds(logged: list[dict]) -> list[dict]:
+    return [{k: v for k, v in one.items() if k != "iceprobe/seconds"} for one in logged]
+
+
 @pytest.mark.slow
 def test_training_with_looks_is_training_without_bit_by_bit(tmp_path):
-    expected, found, slow = zip(*in_two(all_three, tmp_path), strict=True)
+    expected, found, joint, slow = zip(*joined(all_four, tmp_path), strict=True)
     for one, other in zip(expected, found, strict=True):
+        assert_same(one[:2], other[:2])
+    for one, other in zip(expected, joint, strict=True):
         assert_same(one[:2], other[:2])
     (_, _, first, reads, results), (_, _, second, idle, none) = found
     assert first == second  # of all processes, so that what monitors one does the same
     assert len(first) == 3
-    assert results == 9
-    assert reads > 60
+    assert (reads, results) == (3 * 290, 9)
     assert (idle, none) == (0, 0)
+    # Of 5 batches the first process reads 2; batch statistics are those of the first, as before.
+    assert [one[3:] for one in joint] == [[3 * 128, 9], [3 * 162, 0]]
+    assert no_seconds(joint[0][2]) == no_seconds(joint[1][2]) == no_seconds(first)
+    assert all(one["iceprobe/ep2/top1"] < 0.9 for one in first)
     assert [len(one[2]) for one in slow] == [1, 1]  # the first process's clock counts
 
 
@@ -110,9 +113,46 @@ def failing(rank: int):
 
 @pytest.mark.slow
 def test_an_error_of_the_first_process_is_all_processes(tmp_path):
-    first, second = in_two(failing, tmp_path)
+    first, second = joined(failing, tmp_path)
     assert [("image_size" in one[0]) for one in (first, second)] == [True, True]
     assert [("no luck" in one[1]) for one in (first, second)] == [True, True]
+
+
+def failing_apart(rank: int):
+    """What goes wrong in the second process alone, when both make tokens."""
+    found = []
+
+    def said(model, data, fails=False):
+        try:
+            look = Probe(model, data, ["knn"], processes="all", on_error="raise", **QUICK)
+            model.fails = fails
+            look(epoch=1)
+        except (IceprobeError, ValueError) as error:
+            found.append(str(error))
+        else:
+            found.append("")
+
+    seed()
+    model, same, other = Failing(), Encoder(), labelled()
+    said(model, labelled())
+    said(model, labelled(), fails=rank == 1)
+    model.fails = False
+    if rank:
+        with torch.no_grad():
+            model.patch.weight[0, 0, 0, 0] += 1e-3
+        other["test"] = Labelled(31)
+    said(model, labelled())
+    said(same, other)
+    return found
+
+
+@pytest.mark.slow
+def test_an_error_of_either_process_is_both_ones(tmp_path):
+    for found in joined(failing_apart, tmp_path):
+        assert found[0] == ""
+        assert "no luck" in found[1]
+        assert "process 1 of 2 has other weights than process 0 (patch.weight)" in found[2]
+        assert "process 1 of 2 has other" in found[3]
 
 
 def in_pieces(rank: int):
@@ -154,13 +194,13 @@ def in_pieces(rank: int):
 
 @pytest.mark.slow
 def test_weights_in_pieces_are_refused(tmp_path):
-    for found in in_two(in_pieces, tmp_path):
+    for found in joined(in_pieces, tmp_path):
         assert [bool(line) for line in found] == [
             *[False, True, True, True],
             *[False, True, True],
             *[True, True, True],
         ]
-        assert all("under DDP" in line for line in found if line)
+        assert all("whole=" in line for line in found if line)
         assert all("FSDP" in line for line in found if line)
 
 
@@ -169,3 +209,104 @@ def test_partitions_of_zero_3_are_refused():
     model.patch.weight.ds_id = 0
     with pytest.raises(IceprobeError, match=r"ZeRO 3 \(patch\.weight is in pieces\)"):
         check_whole(model)
+    with pytest.raises(IceprobeError, match="look at checkpoints"):
+        Probe(model, labelled(), ["knn"], whole=Encoder, **QUICK)
+
+
+SHARDED = ["flat", "flat, original", "by parameter"]
+
+
+def sharded(how: str) -> torch.nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    model = Model().requires_grad_().train()
+    if how == "by parameter":
+        mesh = init_device_mesh("cpu", (2,))
+        fully_shard(model.backbone, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    cpu = torch.device("cpu")
+    return FullyShardedDataParallel(model, use_orig_params="original" in how, device_id=cpu)
+
+
+def trained_in_pieces(rank: int, how: str, **options):
+    """The whole state at the end, random numbers, and the scores of looks; of the last one without a look too."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    seed()
+    model = sharded(how)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    data = hard()
+    look = None
+    if options:
+        look = Probe(
+            model, data, PROBES, every="3 steps", select=lambda one: one.backbone, whole=Encoder,
+            **QUICK, **options,
+        )  # fmt: skip
+    torch.manual_seed(rank)
+    logged = []
+    for step, batch in enumerate(loader(), 1):
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()
+        optimizer.step()
+        if look and (scores := look(step)):
+            logged.append(scores)
+    drawn = torch.rand(3)
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    here = [state, drawn, data["train"].reads]
+    if rank == 0 and not options:  # what a whole module of these weights gives
+        encoder = Encoder()
+        names = "backbone."
+        encoder.load_state_dict(
+            {k.removeprefix(names): v for k, v in state.items() if k.startswith(names)}
+        )
+        logged = [scores_of(iceprobe.probe(encoder, data, PROBES, progress=False, **QUICK))]
+    return [*here, no_seconds(logged)]
+
+
+def all_ways(rank: int) -> list:
+    ways = [{}, {"processes": "first"}, {"processes": "all"}]
+    return [[trained_in_pieces(rank, how, **one) for one in ways] for how in SHARDED]
+
+
+@pytest.mark.slow
+def test_weights_in_pieces_are_gathered_into_a_module_and_training_is_as_before(tmp_path):
+    for first, second in zip(*joined(all_ways, tmp_path), strict=True):
+        without, alone, both = first
+        for one, other in [(without, alone), (without, both)]:
+            assert_same(one[:2], other[:2])
+        for one in second[1:]:
+            assert_same(one[:2], second[0][:2])
+            assert one[3] == alone[3]
+        (expected,) = without[3]
+        assert len(alone[3]) == 2
+        assert expected["iceprobe/ep2/top1"] < 0.9
+        assert alone[3][-1] == both[3][-1] == expected
+        assert (second[1][2], second[2][2] > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        (
+            lambda: torch.nn.Linear(2, 2),
+            r"another Linear than is trained \(bias: made one, trained none\)",
+        ),
+        (lambda: None, "whole= made None"),
+    ],
+)
+def test_a_module_that_isnt_the_one_trained_is_refused(whole, said):
+    with pytest.raises(IceprobeError, match=said):
+        Probe(Encoder(), labelled(), ["knn"], whole=whole, **QUICK)
+
+
+def test_a_copy_of_a_whole_module_gives_the_same():
+    model = torch.compile(Model(), backend="eager")
+    looks = [
+        Probe(model, labelled(), PROBES, select=lambda one: one.backbone, **QUICK, **options)(
+            epoch=1
+        )
+        for options in ({}, {"whole": Encoder})
+    ]
+    assert len(looks[0]) > 3
+    assert no_seconds(looks[:1]) == no_seconds(looks[1:])

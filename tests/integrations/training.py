@@ -58,8 +58,8 @@ class Augmented(Dataset):
 class Labelled(Dataset):
     """Images to look at: light and dark ones. Reading one draws random numbers, which changes nothing of it."""
 
-    def __init__(self, count: int):
-        self.count, self.reads = count, 0
+    def __init__(self, count: int, shift: int = 80):
+        self.count, self.shift, self.reads = count, shift, 0
 
     def __len__(self) -> int:
         return self.count
@@ -68,7 +68,7 @@ class Labelled(Dataset):
         self.reads += 1
         random.random(), np.random.rand(), torch.rand(1)
         noise = np.random.default_rng([self.count, row]).integers(0, 90, (20, 20))
-        return Image.fromarray((noise + 80 * (row % 2)).astype(np.uint8)), row % 2
+        return Image.fromarray((noise + self.shift * (row % 2)).astype(np.uint8)), row % 2
 
 
 def labelled() -> dict[str, Labelled]:

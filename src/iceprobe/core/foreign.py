@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import visible
 
 
 def imported(name: str, spec: str, what: str) -> Callable[..., Any]:
@@ -80,6 +81,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     if len(message) > limit:
         message = message[:limit].rsplit(" ", 1)[0] + " …"
     return message or type(error).__name__
+
+
+def line_of(error: Exception) -> str:
+    """What went wrong, in one line: iceprobe's own message, or the type and message of any other error."""
+    text = " ".join(str(error).split())
+    return visible(text if isinstance(error, IceprobeError) else f"{type(error).__name__}: {text}")
 
 
 def _from_file(file: Path, spec: str) -> ModuleType:

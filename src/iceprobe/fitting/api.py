@@ -36,7 +36,7 @@ from iceprobe.fitting.run_folder import (
 from iceprobe.loggers.session import Session, Tell, logging_to
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.folder_lock import exclusive
-from iceprobe.machine.processes import first, world
+from iceprobe.machine.processes import World, first, world
 from iceprobe.machine.progress import ProgressCallback, callback, shows_progress, timed
 from iceprobe.machine.torch_state import in_own_state
 from iceprobe.probes import parse_probe, probe_label
@@ -255,15 +255,20 @@ def probe_backbone(
     request: Request,
     call: ProbeCall,
     kept: "KeptImages | None" = None,
+    processes: World | None = None,
 ) -> list[FittedResult]:
     """:func:`probe` of what is loaded already.
 
     Args:
         kept: decoded images, for the next look at the same data.
+        processes: each of which makes the tokens of a part of the images, from the same backbone and data;
+            the first one fits, and the others have no results.
     """
-    from iceprobe.store import extract_in_memory
+    from iceprobe.store import extract_together
 
-    store = extract_in_memory(backbone, data, kept, **_in_memory(call))
+    store = extract_together(backbone, data, kept, processes or World(), **_in_memory(call))
+    if store is None:
+        return []
     seeds, replicates = _repeated(request, call)
     store = store.grouped_by(call.groups)
     results, _ = _fit(store, request, call, seeds=seeds, replicates=replicates, folder=None)

@@ -10,8 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,21 +20,24 @@ from iceprobe.backbones import Backbone, load_backbone
 from iceprobe.backbones.registry import OF_MODULES, OF_PARTS
 from iceprobe.core.arguments import plain
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import line_of
 from iceprobe.core.options import settle
 from iceprobe.core.specs import unknown
-from iceprobe.core.text import duration, shown, visible
+from iceprobe.core.text import duration, shown
 from iceprobe.datasets import Dataset, load_dataset
 from iceprobe.fitting.api import check_probe, probe_backbone, request_in_memory
-from iceprobe.integrations.processes import Processes
 from iceprobe.integrations.schedule import Budget, Every, share_of
 from iceprobe.integrations.undisturbed import undisturbed
-from iceprobe.integrations.whole import check_whole
+from iceprobe.integrations.whole import align, check_gatherable, check_whole, filled, gathered
+from iceprobe.machine.processes import World, first, joined_already
 from iceprobe.results.schema import Result
 from iceprobe.settings import LookCall
 from iceprobe.store.kept_images import KeptImages
 
 log = logging.getLogger("iceprobe")
 Choose = Callable[[], Any]  # gives the module to look at
+Act = Callable[[nn.Module, World], list[Result]]  # what a look does with it, in these processes
+T = TypeVar("T")
 _OF_BACKBONES = {one.name for group in {**OF_MODULES, **OF_PARTS}.values() for one in fields(group)}
 _OF_BACKBONES |= {"paradigm"}
 _ELSEWHERE = {
@@ -101,7 +104,9 @@ class Looks:
         self._put_off = False
         self._lines: set[str] = set()  # of the log, which a later look would repeat
         self._budget = Budget(self.share, 0.0)
-        self._processes: Processes | None = None
+        self._processes = World()  # of the trainer
+        self._outer: nn.Module | None = None
+        self._copy: Any = None  # of the module, where its weights are in pieces
 
     def begin(self, choose: Choose, outer: nn.Module | None = None) -> None:
         """Check all that can be checked, and start the clock. All processes call it together.
@@ -113,14 +118,9 @@ class Looks:
         Raises:
             IceprobeError: if the module gives no tokens, the data can't be read, a probe doesn't fit them.
         """
-        self._processes, error = Processes(), None
+        self._processes, self._outer = joined_already(), outer
         self.every.begin()
-        if self._processes.first:
-            try:
-                self._check(choose(), outer)
-            except Exception as caught:  # noqa: BLE001 (raised in all processes)
-                error = caught
-        self._raise(error)
+        self._processes.each(lambda: self._joined_in(choose, self._check))
         self._budget = Budget(self.share, time.monotonic())
 
     def after(
@@ -129,7 +129,7 @@ class Looks:
         """Take a look if it is due and fits the budget. All processes call it with the same numbers.
 
         Args:
-            choose: gives the module; called in the first process.
+            choose: gives the module.
             step: steps that are done.
             epoch: epochs that are done.
             count: of the two the one that ``every`` counts.
@@ -137,67 +137,86 @@ class Looks:
         Returns:
             The scores by name, in all processes; ``None`` if no look was taken, or it failed.
         """
-        assert self._processes is not None, "begin comes first"
         if not self.every.due(count):
             return None
-        if not self._processes.told(self._budget.fits(time.monotonic())):
+        if not self._told(self._budget.fits(time.monotonic())):
             self._say_put_off(count)
             return None
-        look, error = None, None
-        if self._processes.first:
-            look, error = self._take(choose, step, epoch)
-        told = look and Look(look.step, look.epoch, look.seconds, look.scores, error=look.error)
-        told = self._processes.told(told)
-        assert told is not None
-        self.history.append(look or told)
+        look, error = self._take(choose, step, epoch)
+        told = self._told(replace(look, results=[]))
+        self.history.append(look if self._processes.main else told)
         self._budget.took(told.seconds)
         if told.error is not None and self.call.on_error == "raise":
-            self._raise(error)
+            raise error or IceprobeError(told.error)
         self._say(told)
         return told.scores or None
 
-    def _check(self, module: Any, outer: nn.Module | None) -> None:
-        if not isinstance(module, nn.Module):
-            raise IceprobeError(
-                f"a look is at a module, and {shown(module)} was given: give select= a function of the "
-                "trainer's module that returns an nn.Module"
-            )
-        check_whole(module, outer)
+    def _told(self, value: T) -> T:
+        """``value`` of process 0, in all; each waits for it."""
+        return first(lambda: value, self._processes)
+
+    def _joined_in(self, choose: Choose, act: Act) -> list[Result]:
+        """``act`` on the module of this look, where this process takes part in it; elsewhere nothing.
+
+        Raises:
+            IceprobeError: in all that take part what one raises.
+        """
+        alone, in_pieces = self.call.processes == "first", self.call.whole is not None
+        makers = World() if alone else self._processes
+        holders = self._processes if in_pieces else makers  # all of them have a part of the weights
+        if holders.size == 1 and not self._processes.main:
+            return []
+        module = holders.each(lambda: _module(choose()))
         with undisturbed(module), _once(self._lines):
-            if self._dataset is None:
-                self._dataset = load_dataset(self.data)
-            backbone = self._backbone(module)
-            check_probe(backbone, self._dataset, self.probes, self._call(backbone))
+            if not in_pieces:
+                holders.each(lambda: check_whole(module, self._outer))
+                align(module, makers)
+                return act(module, makers)
+            holders.each(lambda: check_gatherable(module))
+            state = gathered(module, self._outer)
+            if alone and not self._processes.main:
+                return []
+            made = self.call.whole if self._copy is None else self._copy
+            self._copy = filled(made, state, module, makers)
+            try:
+                return act(self._copy, makers)
+            finally:
+                self._copy.cpu()  # training has its memory again
+
+    def _check(self, module: nn.Module, makers: World) -> list[Result]:
+        if self._dataset is None:
+            self._dataset = load_dataset(self.data)
+        backbone = self._backbone(module)
+        check_probe(backbone, self._dataset, self.probes, self._call(backbone))
+        return []
 
     def _take(
         self, choose: Choose, step: int | None, epoch: float | None
     ) -> tuple[Look, Exception | None]:
-        """The look of this process, and the exception that ended it."""
+        """This process's part in the look, and the exception that ended it."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.synchronize()  # what training has still to do isn't the look's
         began = time.monotonic()
         error: Exception | None = None
         results: list[Result] = []
         try:
-            module = choose()
-            with undisturbed(module), _once(self._lines):
-                results = self._results(module)
+            results = self._joined_in(choose, self._results)
         except Exception as caught:  # noqa: BLE001 (logged or raised, as on_error says)
             error = caught
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # training has its memory again
         seconds = time.monotonic() - began
         if error is not None:
-            return Look(step, epoch, seconds, error=_line(error)), error
+            return Look(step, epoch, seconds, error=line_of(error)), error
         scores = scores_of(results, self.call.metrics) | {"iceprobe/seconds": seconds}
         return Look(step, epoch, seconds, scores, results), None
 
-    def _results(self, module: nn.Module) -> list[Result]:
+    def _results(self, module: nn.Module, makers: World) -> list[Result]:
         assert self._dataset is not None
-        backbone = self._backbone(module)
+        backbone = makers.each(lambda: self._backbone(module))
         call = self._call(backbone)
         request = request_in_memory(self.probes, call)
-        found = probe_backbone(backbone, self._dataset, request, call, self._kept)
+        found = probe_backbone(backbone, self._dataset, request, call, self._kept, makers)
         return [Result(**dict(one)) for one in found]  # without the tokens, which take memory
 
     def _backbone(self, module: nn.Module) -> Backbone:
@@ -209,18 +228,8 @@ class Looks:
         """The options, with the device of the module for the fit too."""
         return self.call.model_copy(update={"device": str(backbone.device)})
 
-    def _raise(self, error: Exception | None) -> None:
-        """Raise the first process's error in all of them."""
-        assert self._processes is not None
-        line = self._processes.told(None if error is None else _line(error))
-        if error is not None:
-            raise error
-        if line is not None:
-            raise IceprobeError(line)
-
     def _say(self, told: Look) -> None:
-        assert self._processes is not None
-        if not self._processes.first:
+        if not self._processes.main:
             return
         at = self._at(told)
         if told.error is not None:
@@ -240,8 +249,7 @@ class Looks:
         return f"step {told.step:,}" if told.step is not None else f"epoch {told.epoch:g}"
 
     def _say_put_off(self, count: int) -> None:
-        assert self._processes is not None
-        if self._put_off or not self._processes.first:
+        if self._put_off or not self._processes.main:
             return
         self._put_off = True
         now, last = time.monotonic(), self._budget.last or 0.0
@@ -291,7 +299,10 @@ def _once(said: set[str]) -> Iterator[None]:
         log.removeFilter(new)
 
 
-def _line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    text = " ".join(str(error).split())
-    return visible(text if isinstance(error, IceprobeError) else f"{type(error).__name__}: {text}")
+def _module(chosen: Any) -> nn.Module:
+    if not isinstance(chosen, nn.Module):
+        raise IceprobeError(
+            f"a look is at a module, and {shown(chosen)} was given: give select= a function of the "
+            "trainer's module that returns an nn.Module"
+        )
+    return chosen

@@ -1,6 +1,6 @@
 """Looks in a training loop of one's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,8 @@ class Probe:
             ...                      # forward, backward, optimizer.step()
             scores = look(step)      # None where no look is taken
 
-    The first process of several takes the look, while the others wait: all make the probe and call it.
+    The first process of several takes the look, while the others wait or, with ``processes="all"``, make
+    their part of the tokens: all make the probe and call it.
     Afterwards parameters, buffers, gradients, modes, ``requires_grad`` and random numbers (Python's,
     numpy's, torch's) are as before, bit by bit.
 
@@ -33,12 +34,13 @@ class Probe:
         *,
         every: str = "1 epoch",
         at_most: str | float | None = None,
+        select: Callable[[Any], Any] | None = None,
         **options: Any,
     ):
         """
         Args:
-            model: the encoder in training, or its average. Anything that :func:`iceprobe.load_backbone`
-                takes as a module.
+            model: the encoder in training, its average, or what is trained, of which ``select`` takes the
+                encoder. Anything that :func:`iceprobe.load_backbone` takes as a module.
             data: a data set, a spec string, or ``{"train": data, "test": data}``.
             probes: spec strings.
             every: ``"1 epoch"``, ``"1000 steps"``: a look is due whenever the number of epochs or steps
@@ -47,18 +49,21 @@ class Probe:
                 training so far (looks not counted), L seconds of looks so far and e seconds of the last
                 look, a look that is due is taken if L + e ≤ share · T; otherwise it is left out, and the next
                 one that is due is considered. The first is always taken. By default there is no limit.
+            select: the module to look at, of ``model``; by default all of it.
             options: as of :func:`iceprobe.probe` (``limit``, ``epochs``, ``image_size``, …), and ``keep``:
                 memory for decoded images between looks (``"2GB"``; 0: none), ``metrics``: which are logged,
-                ``"leading"`` or ``"all"``, and ``on_error``: what a look that fails does, ``"log"`` (an
-                error is logged and training goes on) or ``"raise"``.
+                ``"leading"`` or ``"all"``, ``on_error``: what a look that fails does, ``"log"`` (an
+                error is logged and training goes on) or ``"raise"``, ``processes``: which of several make
+                tokens, the ``"first"`` or ``"all"``, and ``whole``: where weights are in pieces (FSDP), a
+                function that makes the module anew; its weights are gathered into that one.
 
         Raises:
             IceprobeError: for a wrong option, data that can't be read, probes that don't fit them, a module
                 that gives no tokens, and one whose weights are spread over processes.
         """
         self._looks = Looks(data, probes, every, at_most, options)
-        self._model = model
-        self._looks.begin(lambda: model)
+        self._choose = (lambda: model) if select is None else (lambda: select(model))
+        self._looks.begin(self._choose, model)
 
     @property
     def history(self) -> list[Look]:
@@ -83,4 +88,4 @@ class Probe:
             raise IceprobeError(
                 f"every='{self._looks.every}': call the probe with {unit}s that are done, look({unit}={unit})"
             )
-        return self._looks.after(lambda: self._model, step=step, epoch=epoch, count=count)
+        return self._looks.after(self._choose, step=step, epoch=epoch, count=count)

@@ -4,7 +4,8 @@
 
 `torchrun`, `accelerate launch` and similar schedulers set the same environment variables. The
 command line joins the other processes by them. A library call does so only within :func:`join`, so
-a script that pre-trains on many GPUs can measure the features in one of its processes.
+a script that pre-trains on many GPUs can measure the features in one of its processes, or, by
+:func:`joined_already`, in all of them.
 
 An error in one process ends all: the process stores its message for the others and closes its
 connections, which wakes those that wait for it; process 0 prints the message. torch is imported
@@ -15,12 +16,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.foreign import line_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,8 @@ T = TypeVar("T")
 STEP = timedelta(minutes=10)  # timeout of a sum in a step: all processes take part, or one has died
 WAIT = timedelta(hours=12)  # for work of process 0 alone, or the last shard of the slowest process
 PARTING = timedelta(seconds=30)  # for the error to be printed, and for the others to end
+
+MESSAGE = 2**28  # bytes
 
 _FAILED, _REPORTED, _ENDED = "failed", "reported", "ended"  # keys of the shared store
 
@@ -44,7 +48,8 @@ class World:
     local_rank: int = 0  # the same among the processes on this machine
     local_size: int = 1
     _store: Any = None
-    _steps: Any = None  # the group for sums within a step; the default group is for long waits
+    _steps: Any = None  # the group for sums within a step
+    _waits: Any = None  # the group for long waits, by sockets; by default torch's default group
 
     @property
     def main(self) -> bool:
@@ -57,7 +62,7 @@ class World:
 
     def check(self) -> None:
         """Raise the `IceprobeError` of another process that has failed, if there is one."""
-        if self.size > 1 and self._store.check([_FAILED]):
+        if self._store is not None and self._store.check([_FAILED]):
             raise IceprobeError(self._store.get(_FAILED).decode())
 
     def gather(self, value: T) -> list[T]:
@@ -66,8 +71,48 @@ class World:
             return [value]
         values: list[Any] = [None] * self.size
         with self._together() as dist:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self._waits)
         return values
+
+    def each(self, call: Callable[[], T]) -> T:
+        """The result of ``call``, once all processes have theirs.
+
+        Raises:
+            Exception: its own; an `IceprobeError` if ``call`` failed in another process alone.
+        """
+        outcome, error = None, None
+        try:
+            outcome = call()
+        except Exception as caught:  # noqa: BLE001 (raised below, when the others know)
+            error = caught
+        lines = self.gather(None if error is None else line_of(error))
+        if error is not None:
+            raise error
+        if failed := [line for line in lines if line is not None]:
+            raise IceprobeError(failed[0])
+        return cast(T, outcome)
+
+    def joined(self, rows: "Tensor") -> "Tensor | None":
+        """In process 0 the rows of all processes' tensors on the host, by rank; elsewhere ``None``.
+
+        Args:
+            rows: ``(n, …)``, of the same dtype in all processes; n may differ.
+        """
+        if self.size == 1:
+            return rows
+        rows, counts = rows.contiguous(), self.gather(len(rows))
+        with self._together() as dist:
+            if not self.main:
+                for piece in _pieces(rows):
+                    dist.send(piece, 0, group=self._waits)
+                return None
+            whole = rows.new_empty(sum(counts), *rows.shape[1:])
+            parts = whole.split(counts)
+            parts[0].copy_(rows)
+            for rank in range(1, self.size):
+                for piece in _pieces(parts[rank]):
+                    dist.recv(piece, rank, group=self._waits)
+        return whole
 
     def agree(self, value: object, what: str) -> None:
         """Raise an `IceprobeError` if ``value``, called ``what``, differs between processes."""
@@ -100,13 +145,14 @@ class World:
             return
         import torch
 
-        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-        with self._together() as dist:
-            dist.broadcast(flat, 0, group=self._steps)
-        with torch.no_grad():
-            parts = flat.split([tensor.numel() for tensor in tensors])
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        for same in _of_one_dtype(tensors):
+            flat = torch.cat([tensor.detach().flatten() for tensor in same])
+            with self._together() as dist:
+                dist.broadcast(flat, 0, group=self._steps or self._waits)
+            with torch.no_grad():
+                parts = flat.split([tensor.numel() for tensor in same])
+                for tensor, part in zip(same, parts, strict=True):
+                    tensor.copy_(part.view_as(tensor))
 
     def device(self, device: "torch.device") -> "torch.device":
         """``device``; of several GPUs that of this process, unless one is named."""
@@ -179,10 +225,26 @@ class World:
             yield dist
         except RuntimeError as error:  # gloo's, and NCCL's DistBackendError is one
             self.check()
+            ours = self._store is not None
+            then = "the same command goes on from here" if ours else "train on from a checkpoint"
             raise IceprobeError(
                 f"process {self.rank} of {self.size} has lost the others, one of which was killed "
-                "or didn't answer: see what they said; the same command goes on from here"
+                f"or didn't answer: see what they said; {then}"
             ) from error
+
+
+def _pieces(tensor: "Tensor") -> "Sequence[Tensor]":
+    """The bytes of a contiguous tensor, in messages that any transport takes."""
+    import torch
+
+    return tensor.view(-1).view(torch.uint8).split(MESSAGE) if tensor.numel() else ()
+
+
+def _of_one_dtype(tensors: "Sequence[Tensor]") -> "Iterable[list[Tensor]]":
+    groups: dict[Any, list[Any]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return groups.values()
 
 
 _current = World()
@@ -193,9 +255,29 @@ def world() -> World:
     return _current
 
 
-def first(call: Callable[[], T]) -> T:
-    """The result, or the `IceprobeError`, of ``call`` in process 0, for which the others wait."""
-    here = world()
+def joined_already() -> World:
+    """The processes of a trainer, which torch.distributed has joined; this one alone if there are none.
+
+    All of them call it together. They wait for each other by sockets, in a group of their own: a trainer's
+    ends after ten minutes, and a wait on a GPU would keep it from the work.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return World()
+    waits = dist.new_group(backend="gloo", timeout=WAIT)
+    size, local = dist.get_world_size(), _number("LOCAL_RANK", 0)
+    return World(dist.get_rank(), size, local, _number("LOCAL_WORLD_SIZE", 1), _waits=waits)
+
+
+def first(call: Callable[[], T], here: World | None = None) -> T:
+    """The result, or the `IceprobeError`, of ``call`` in process 0, for which the others wait.
+
+    Args:
+        call: done in process 0 alone.
+        here: the processes; by default :func:`world`.
+    """
+    here = here or world()
     if here.size == 1:
         return call()
     outcome: list[Any] = [None, None]
@@ -208,7 +290,7 @@ def first(call: Callable[[], T]) -> T:
             except IceprobeError as error:
                 outcome[1], failed = str(error), error
     with here._together() as dist:
-        dist.broadcast_object_list(outcome, 0)
+        dist.broadcast_object_list(outcome, 0, group=here._waits)
     if outcome[1] is not None:
         raise failed or IceprobeError(outcome[1])
     return outcome[0]

@@ -11,6 +11,7 @@ _HOME = {
     "extract": "writer",
     "extract_in_memory": "memory",
     "extract_layers": "writer",
+    "extract_together": "memory",
     "from_tokens": "given",
     "live": "live_split",
     "load_features": "features",

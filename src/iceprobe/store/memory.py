@@ -1,5 +1,7 @@
 """Tokens kept in memory, for evaluations during pre-training: nothing is written."""
 
+import itertools
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,17 +14,25 @@ from iceprobe.datasets import load_dataset
 from iceprobe.datasets.base import Data, Dataset
 from iceprobe.datasets.pixels import Seen
 from iceprobe.machine.free_memory import available_memory
+from iceprobe.machine.processes import World
 from iceprobe.settings import ExtractCall
 from iceprobe.store.format import Manifest, ShardRecord
 from iceprobe.store.kept_images import KeptImages
-from iceprobe.store.layout import COLUMN, chosen_rows, image_bytes, is_ragged, split_layout
+from iceprobe.store.layout import (
+    COLUMN,
+    Layout,
+    chosen_rows,
+    image_bytes,
+    is_ragged,
+    split_layout,
+)
 from iceprobe.store.noted import log_file_assumptions, noted
 from iceprobe.store.pipeline import extracted_batches
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device, describe, make_settings
 from iceprobe.store.shard_writer import counted
 from iceprobe.store.shards import LENGTH
-from iceprobe.store.split import Held, StoredSplit, memory_split
+from iceprobe.store.split import Held, memory_split
 from iceprobe.store.work import plan_work
 
 if TYPE_CHECKING:
@@ -43,15 +53,52 @@ def extract_in_memory(
         IceprobeError: if the tokens don't fit into the available memory, an image can't be read, or
             tokens are not finite.
     """
+    store = extract_together(backbone, dataset, kept, World(), settings=call)
+    assert store is not None  # of this process alone
+    return store
+
+
+@takes(ExtractCall)
+def extract_together(
+    backbone: "Backbone",
+    dataset: Data,
+    kept: KeptImages | None,
+    processes: World,
+    *,
+    call: ExtractCall,
+) -> Store | None:
+    """:func:`extract_in_memory` by several processes, each of which makes the tokens of a part of the images.
+
+    All have the same backbone and data, and call it together. The tokens are those that one process
+    makes: batches are the same.
+
+    Args:
+        kept: decoded images of this process's part.
+        processes: that take part.
+
+    Returns:
+        In process 0 the store; in others ``None``.
+
+    Raises:
+        IceprobeError: in all of them what one raises; if data differ between processes.
+    """
     dataset = load_dataset(dataset)
     target = _device_of(backbone, call)
-    manifest = _described(backbone, dataset, target, call)
+    manifest = processes.each(lambda: _described(backbone, dataset, target, call, processes))
+    processes.agree({name: one.content for name, one in manifest.splits.items()}, "data")
     if kept is not None:
         kept.begin(manifest, backbone.preprocessing)
-    held = {
-        name: _extract_split(backbone, dataset, manifest, name, target, call, kept)
-        for name in manifest.splits
-    }
+    held = {}
+    for name, record in manifest.splits.items():
+        part = partial(_extract_part, backbone, dataset, manifest, name, target, call, kept)
+        tensors, views, made = processes.each(partial(part, processes))
+        record.shards = processes.gather(made)
+        whole = _joined(tensors, split_layout(manifest, name), processes)
+        behind = memory_split(views, manifest.shape) if views else None
+        if processes.main:
+            held[name] = memory_split(whole, manifest.shape, behind)
+    if not processes.main:
+        return None
     log_file_assumptions(manifest)
     return Store(manifest, held, dataset=dataset)
 
@@ -91,12 +138,18 @@ def _device_of(backbone: "Backbone", call: ExtractCall) -> torch.device:
 
 
 def _described(
-    backbone: "Backbone", dataset: Dataset, device: torch.device, call: ExtractCall
+    backbone: "Backbone",
+    dataset: Dataset,
+    device: torch.device,
+    call: ExtractCall,
+    processes: World | None = None,
 ) -> Manifest:
-    """The manifest, of a store that memory holds."""
+    """The manifest, of a store that memory holds; process 0 of several holds all of it, the others a part."""
     settings = make_settings(call, device.type)
     manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
     needed, available = bytes_held(manifest), available_memory()
+    if processes is not None and not processes.main:
+        needed //= processes.size
     if available is not None and needed > available:
         raise IceprobeError(
             f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
@@ -115,7 +168,7 @@ def bytes_held(manifest: Manifest) -> int:
     )
 
 
-def _extract_split(
+def _extract_part(
     backbone: "Backbone",
     dataset: Dataset,
     manifest: Manifest,
@@ -123,10 +176,22 @@ def _extract_split(
     device: torch.device,
     call: ExtractCall,
     kept: KeptImages | None,
-) -> StoredSplit:
+    processes: World,
+) -> tuple[dict[str, Held], dict[str, Held], ShardRecord]:
+    """This process's part of a split: tensors of the evaluation view, those of the others, its record."""
     record, settings = manifest.splits[name], manifest.settings
-    rows = chosen_rows(record.listed, record.images)
+    listed = chosen_rows(record.listed, record.images)
     augmented = settings.views_of(name) - 1
+    assert not augmented or processes.size == 1
+    work = [
+        item
+        for number in manifest.missing(name)
+        for item in plan_work(name, listed, number, settings)
+    ]
+    before = [0, *itertools.accumulate(len(item.rows) for item in work)]
+    part = processes.part(len(work))
+    start, stop = before[part.start], before[part.stop]
+    rows = stop - start
 
     def empty(view: int, rows: int) -> dict[str, Held]:
         layout = split_layout(manifest, name, view).items()
@@ -137,19 +202,14 @@ def _extract_split(
             for key, (dtype, shape) in layout
         }
 
-    tensors, views = empty(0, record.images), empty(1, augmented * record.images)
-    work = [
-        item
-        for number in manifest.missing(name)
-        for item in plan_work(name, rows, number, settings)
-    ]
+    tensors, views = empty(0, rows), empty(1, augmented * rows)
     images, done, share = 0, 0, 0.0
     skipped: list[str] = []
     seen: list[Seen] = []
     for batch in extracted_batches(
         backbone,
         dataset.splits,
-        work,
+        work[part],
         settings=settings,
         device=device,
         workers=call.workers,
@@ -159,7 +219,7 @@ def _extract_split(
         (made,) = batch.layers
         count = len(batch.tensors["label"])
         for view, one in enumerate(made):
-            first = images + max(0, view - 1) * record.images
+            first = images + max(0, view - 1) * rows
             for key, tensor in one.items():
                 held, place = (views if view else tensors)[key], slice(first, first + count)
                 if isinstance(held, Tensor):
@@ -171,11 +231,11 @@ def _extract_split(
         seen += batch.seen
         share = max(share, *batch.rounding)
         if call.progress is not None:
-            call.progress(f"extract {name}", done, record.images)
-    whole = ShardRecord(
+            call.progress(f"extract {name}", done, rows)
+    taken = ShardRecord(
         file="",
-        start=0,
-        stop=record.images,
+        start=start,
+        stop=stop,
         images=images,
         bytes=0,
         sha256="",
@@ -185,14 +245,27 @@ def _extract_split(
     )
     filled = {key: held[:images] for key, held in tensors.items()}
     if isinstance(lengths := filled.get(LENGTH), Tensor):
-        whole.tokens = counted(lengths)
-    record.shards = [whole]
-    shape, behind = manifest.shape, None
-    if augmented:
-        behind = memory_split(
-            {key: _of_read(held, images, record.images) for key, held in views.items()}, shape
-        )
-    return memory_split(filled, shape, behind)
+        taken.tokens = counted(lengths)
+    behind = {key: _of_read(held, images, rows) for key, held in views.items()} if augmented else {}
+    return filled, behind, taken
+
+
+def _joined(tensors: dict[str, Held], layout: Layout, processes: World) -> dict[str, Held]:
+    """In process 0 the rows of all processes; each tensor of a part is freed when it is sent."""
+    if processes.size == 1:
+        return tensors
+    found: dict[str, Tensor] = {}
+    for key, (dtype, shape) in layout.items():
+        held = tensors.pop(key)
+        if not isinstance(held, Tensor):
+            held = torch.cat([torch.empty(0, *shape[1:], dtype=dtype), *held])
+        if (whole := processes.joined(held)) is not None:
+            found[key] = whole
+    lengths = found[LENGTH].tolist() if LENGTH in found else None
+    return {
+        key: list(one.split(lengths)) if lengths and is_ragged(layout[key]) else one
+        for key, one in found.items()
+    }
 
 
 def apart(padded: Tensor, lengths: Tensor) -> list[Tensor]:
