@@ -68,7 +68,11 @@ class FakeStore:
     has_class = has_patches = True
     pooled_class = False
     shape = TokenShape(DIM, num_tokens, num_prefix, GRID, has_class)
-    manifest = SimpleNamespace(backbone=SimpleNamespace(preprocessing={}))  # of images
+    manifest = SimpleNamespace(  # of images
+        backbone=SimpleNamespace(preprocessing={}),
+        settings=SimpleNamespace(patches=True),
+        shape=shape,
+    )
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)

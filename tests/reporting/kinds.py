@@ -70,6 +70,15 @@ def _clips(folder: Path) -> str:
     return render(strips.fitted(store, folder / "run"), images=4)
 
 
+def _recordings(folder: Path) -> str:
+    from tests.reporting.test_spectrograms import Pieces, tones  # skips without soundfile
+
+    store = iceprobe.extract(Pieces(), tones(folder / "tones"), folder / "features")
+    results = strips.fitted(store, folder / "run")
+    iceprobe.analyze(results, draws=5, output=folder / "run")
+    return render(results, images=4)
+
+
 def _segmented(data: Callable[[], object]) -> Callable[[Path], str]:
     def page(folder: Path) -> str:
         store = extract(make_backbone(), data(), folder / "features", batch_size=16)
@@ -92,6 +101,7 @@ KINDS: dict[str, Callable[[Path], str]] = {
     "folds": _folds,
     "bags": _bags,
     "clips": _clips,
+    "recordings": _recordings,
     "segmentation": _segmented(planted),
     "depth": _segmented(deep),
 }

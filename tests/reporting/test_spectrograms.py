@@ -80,7 +80,7 @@ class Pieces(nn.Module):
         return Tokens(found, found[:, :0], mask=mask)
 
 
-def folder(path: Path) -> str:
+def tones(path: Path) -> str:
     for split in ("train", "test"):
         for k in range(6):
             for name, hertz in (("low", 200), ("high", 900)):
@@ -90,7 +90,7 @@ def folder(path: Path) -> str:
 
 
 def test_a_report_of_recordings_has_spectrograms(tmp_path: Path) -> None:
-    spec = folder(tmp_path / "tones")
+    spec = tones(tmp_path / "tones")
     store = iceprobe.extract(Pieces(), spec, tmp_path / "features")
     results = fitted(store, tmp_path / "run")
     album, page = checked(store, results, tmp_path)
@@ -100,7 +100,7 @@ def test_a_report_of_recordings_has_spectrograms(tmp_path: Path) -> None:
 
 
 def test_an_analysis_calls_recordings_by_their_name(tmp_path: Path) -> None:
-    store = iceprobe.extract(Pieces(), folder(tmp_path / "tones"), tmp_path / "features")
+    store = iceprobe.extract(Pieces(), tones(tmp_path / "tones"), tmp_path / "features")
     results = fitted(store, tmp_path / "run")
     (analysis,) = iceprobe.analyze(
         results, draws=5, attention=tmp_path / "weights", output=tmp_path / "run"
@@ -125,7 +125,7 @@ def test_a_grid_of_bands_and_time(tmp_path: Path) -> None:
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=32)
     extractor.save_pretrained(tmp_path / "ast")
     reads = load_backbone(f"transformers:{tmp_path / 'ast'}")
-    store = iceprobe.extract(reads, folder(tmp_path / "tones"), tmp_path / "features")
+    store = iceprobe.extract(reads, tones(tmp_path / "tones"), tmp_path / "features")
     found = spectrograms(store, "test", np.array([3, 0]))
     assert found.grid == (4, 4)
     assert found.lengths is None

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from iceprobe.analysis.complementarity import complementarity
 from iceprobe.analysis.concentration import effective_tokens, entropy, top_share
-from iceprobe.analysis.layouts import example_of
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.scoring import Values
@@ -24,6 +23,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.pieces import PIECE_BYTES, Cutting
 from iceprobe.results.fitted import FittedResult
 from iceprobe.store import Store
+from iceprobe.store.examples import example_noun
 from iceprobe.store.split import StoredSplit
 from iceprobe.tasks.records import Record, joined
 
@@ -90,7 +90,7 @@ class BagMeasurements(Measurements):
         order = np.argsort(np.concatenate(pieces))
         fit = {name: np.concatenate(parts, 1)[:, order] for name, parts in columns.items()}
         if np.isnan(fit["entropy"]).all():
-            example = example_of(self.store)
+            example = example_noun(self.store.manifest)
             raise IceprobeError(
                 f"every {example} of {self.result.split!r} has one token, so attention has no choice and nothing "
                 f"is measured of {self.result.label!r}: take {example}s of several tokens"

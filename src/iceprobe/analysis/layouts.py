@@ -1,11 +1,11 @@
-"""What the examples of a store are called, and how their patch tokens lie.
+"""How the patch tokens of a store's examples lie.
 
 What is measured of attention, and how it is drawn, follows from it.
 """
 
 from typing import TYPE_CHECKING, Literal
 
-from iceprobe.backbones.kinds import plural
+from iceprobe.store.examples import kind_of, without_grid
 
 if TYPE_CHECKING:
     from iceprobe.store import Store
@@ -23,7 +23,8 @@ def layout_of(store: "Store") -> Layout | None:
     """
     if not store.has_patches:
         return None
-    return layout_of_tokens(_kind(store), store.grid, own_grids=not without_grid(store))
+    manifest = store.manifest
+    return layout_of_tokens(kind_of(manifest), store.grid, own_grids=not without_grid(manifest))
 
 
 def layout_of_tokens(kind: str, grid: tuple[int, ...] | None, *, own_grids: bool) -> Layout:
@@ -33,22 +34,3 @@ def layout_of_tokens(kind: str, grid: tuple[int, ...] | None, *, own_grids: bool
     if grid is None and not own_grids:
         return "bag"
     return "moments" if kind == "clip" and len(grid or ()) != 2 else "grid"
-
-
-def without_grid(store: "Store") -> bool:
-    """Whether patch tokens lie on no grid, neither that of all nor, of images of their own shape, that of each."""
-    if not store.has_patches or store.grid is not None:
-        return False
-    return "patch_size" not in store.manifest.backbone.preprocessing
-
-
-def example_of(store: "Store") -> str:
-    """``"image"``, ``"bag"``, ``"recording"`` or ``"clip"``."""
-    if _kind(store) == "image" and layout_of(store) == "bag":
-        return "bag"
-    return plural(_kind(store)).partition(" ")[0].removesuffix("s")  # "bags of images"
-
-
-def _kind(store: "Store") -> str:
-    """Of `iceprobe.backbones.kinds.KINDS`; of tokens that were given nothing says it: images."""
-    return str(store.manifest.backbone.preprocessing.get("kind", "image"))

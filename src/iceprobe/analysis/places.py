@@ -27,7 +27,6 @@ from torch import Tensor
 
 from iceprobe.analysis.bags import names_of
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
-from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.maps import patch_maps
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.core.errors import IceprobeError
@@ -36,6 +35,7 @@ from iceprobe.core.trust import plain_name
 from iceprobe.machine.files import write_atomically
 from iceprobe.machine.progress import ProgressCallback
 from iceprobe.machine.temporary import new_folder
+from iceprobe.store.examples import example_noun, without_grid
 from iceprobe.tasks.task import Task
 from iceprobe.tokens import Tokens
 
@@ -55,8 +55,10 @@ def attention_folder(path: Path, found: Sequence[Measurements]) -> Iterator[Path
         IceprobeError: if something else is there, or examples aren't bags.
     """
     for one in found:
-        if not without_grid(one.store):
-            drawn = ", and --figure draws them" if example_of(one.store) == "image" else ""
+        if not without_grid(one.store.manifest):
+            drawn = (
+                ", and --figure draws them" if example_noun(one.store.manifest) == "image" else ""
+            )
             raise IceprobeError(
                 f"--attention writes weights back to tokens on no grid, as those of bags, and those of "
                 f"{one.result.label!r} lie on a grid: leave it out (the report has their maps{drawn})"
@@ -124,7 +126,7 @@ def _write(found: Measurements, folder: Path, progress: Callable[[int, int], Non
         else "this store has no coordinates"
     )
     of = f"of seed {seed} " if len(found.probes) > 1 else ""
-    return f"weights {of}of {counted(len(part), example_of(found.store))} written, tokens in their own order; {where}"
+    return f"weights {of}of {counted(len(part), example_noun(found.store.manifest))} written, tokens in their own order; {where}"
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ import torch
 from iceprobe.analysis.background import OtherBackgrounds
 from iceprobe.analysis.bags import BagMeasurements
 from iceprobe.analysis.files import write_analyses
-from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.measurements import Measurements
 from iceprobe.analysis.places import attention_folder, write_all
 from iceprobe.analysis.schema import HEADS, Analysis
@@ -24,6 +23,7 @@ from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
 from iceprobe.settings import AnalyzeCall
 from iceprobe.store import Store
+from iceprobe.store.examples import example_noun, without_grid
 from iceprobe.store.format import FOLDS
 from iceprobe.store.recorded import recorded_backbone
 from iceprobe.store.request import choose_device
@@ -75,7 +75,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
                 "are no maps: extract with patches, from a backbone that has some"
             )
         steps = [t / call.thresholds for t in range(call.thresholds)]
-        measuring = BagMeasurements if without_grid(store) else Measurements
+        measuring = BagMeasurements if without_grid(store.manifest) else Measurements
         found.append(measuring(result, store, where, call.batch_size, steps, fits))
     if not found:
         probes = ", ".join(result.label for result in results) or "nothing"
@@ -85,7 +85,7 @@ def analyze(results: Sequence[FittedResult], *, call: AnalyzeCall) -> list[Analy
         )
     groups = _by_store(found) if call.background or call.heads else []
     for first, *_ in groups:
-        if (example := example_of(first.store)) != "image":
+        if (example := example_noun(first.store.manifest)) != "image":
             raise IceprobeError(
                 f"{first.result.label} was fitted on {example}s, and --background and --heads are of single "
                 "images: leave them out"

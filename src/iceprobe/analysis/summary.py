@@ -12,7 +12,6 @@ from iceprobe.analysis.association import Correlation, correlate, mean_intervals
 from iceprobe.analysis.bags import lengths_of
 from iceprobe.analysis.box_accuracy import DELTAS, max_box_accuracy
 from iceprobe.analysis.evidence import has_evidence
-from iceprobe.analysis.layouts import example_of, without_grid
 from iceprobe.analysis.measurements import EVIDENCE, Measurements
 from iceprobe.analysis.schema import HEADS, Analysis, Estimate, Evidence, Predictor, Shortcut
 from iceprobe.analysis.scoring import Values
@@ -20,6 +19,7 @@ from iceprobe.core.text import counted
 from iceprobe.results.enough import FEW, UNTRUSTED, caveat
 from iceprobe.results.intervals import difference_of
 from iceprobe.results.units import number_of
+from iceprobe.store.examples import example_noun, without_grid
 from iceprobe.tasks.metrics import Metric, mean_over_strata
 from iceprobe.tasks.records import Arrays, Record, joined
 
@@ -134,7 +134,7 @@ def analysis_of(
         groups=None if found.groups is None else number_of(found.groups, len(found.part)),
         caveat=_caveat(found, heads),
         concentration={name: means[name] for name in CONCENTRATION if name in means},
-        example=example_of(found.store),
+        example=example_noun(found.store.manifest),
     )
 
 
@@ -231,8 +231,8 @@ def _max_box_accuracy(of_fits: list[NDArray[np.bool_]]) -> dict[str, float]:
 
 
 def _missing(found: Measurements, boxes: dict[str, float], heads: bool) -> list[str]:
-    outputs, example = found.scoring.task.outputs, example_of(found.store)
-    if without_grid(found.store):
+    outputs, example = found.scoring.task.outputs, example_noun(found.store.manifest)
+    if without_grid(found.store.manifest):
         notes = [
             f"no grid: tokens of {example}s lie on none, so nothing is said of boxes, masks and MaxBoxAccV2"
         ]

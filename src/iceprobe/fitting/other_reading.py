@@ -29,6 +29,7 @@ from iceprobe.results.predictions import Predictions
 from iceprobe.results.provenance import line_of_identical, origin, reference_of
 from iceprobe.results.schema import Files, FittedOn
 from iceprobe.settings import OtherSetCall
+from iceprobe.store.examples import example_noun
 from iceprobe.store.identical import identical_rows
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store
@@ -138,7 +139,10 @@ class Reading:
             )
         if self.rows:
             names = self.store.names_at_hand(self.split_name)
-            found.append(line_of_identical(self.rows, len(self.split), self.split_name, names))
+            noun = example_noun(self.store.manifest)
+            found.append(
+                line_of_identical(self.rows, len(self.split), self.split_name, names, noun)
+            )
         return [*found, *self._other_groups(), *self._shared_groups()]
 
     @cached_property
@@ -192,7 +196,16 @@ class Reading:
         where = origin(
             manifest, self.split_name, first.train_images or 0, self.split.index, self.command
         )
-        read = ("dataset", "images", "split", "group", "test_images", "environment", "git_commit")
+        read = (
+            "dataset",
+            "example",
+            "images",
+            "split",
+            "group",
+            "test_images",
+            "environment",
+            "git_commit",
+        )
         fields = {name: where[name] for name in (*read, "command", "created", "skipped_images")} | {
             "classes": len(matching.names),
             "class_names": matching.names,

@@ -47,6 +47,7 @@ from iceprobe.results.schema import Diverged, Parameters
 from iceprobe.results.undertrained import far_below, signs_of_undertraining, training_warnings
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import FitCall, ProbeCall
+from iceprobe.store.examples import example_noun
 from iceprobe.store.format import TRAIN
 from iceprobe.store.layout import DTYPES
 from iceprobe.store.reader import Store, metric_of
@@ -266,7 +267,7 @@ def _result(
         flops=flops_of(probe, store.num_tokens, store.num_prefix),
         training=_training_record(context, fitted, len(store["train"])),
         undertrained=signs,
-        warnings=_warnings(fitted, context, request.split, course),
+        warnings=_warnings(fitted, context, request.split, course, example_noun(store.manifest)),
         training_images=store.manifest.settings.training_images,
         variance="initialisation" if len(fitted.seeds) > 1 else "none",
         **provenance(store, request.split, request.command)
@@ -275,7 +276,7 @@ def _result(
 
 
 def _warnings(
-    fitted: FittedProbe, context: FitContext, split: str, course: Mapping[str, Any]
+    fitted: FittedProbe, context: FitContext, split: str, course: Mapping[str, Any], noun: str
 ) -> list[str]:
     """A result's warnings on its training and its held-out score; they are logged as well."""
     solution = fitted.solution
@@ -291,7 +292,7 @@ def _warnings(
     metric, labels = context.metric, fitted.predictions.labels
     scores = metric.needed_scores(fitted.predictions.record, labels).mean(0)
     reported = selected_score(scores, metric.weights(labels), fitted.predictions.groups)
-    found += far_below(metric, reported, fitted.selected_score, split)
+    found += far_below(metric, reported, fitted.selected_score, split, noun)
     for warning in found:
         log.info("%s: %s", fitted.label, warning)
     return found

@@ -28,6 +28,7 @@ from iceprobe.results.schema import Flops, Parameters, SelectedScore
 from iceprobe.results.undertrained import far_below
 from iceprobe.results.weighted import selected_score
 from iceprobe.settings import KnnCall
+from iceprobe.store.examples import example_noun
 from iceprobe.store.reader import metric_of
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.records import Arrays
@@ -132,7 +133,7 @@ def knn(store: "Store", probe: str | Spec = "knn", *, call: KnnCall) -> FittedRe
         flops=Flops(per_image=2 * features.numel()),  # similarities to every training image
         seconds=time.monotonic() - started,
         variance="none",
-        warnings=far_below(leading, reported, held_out, split),
+        warnings=far_below(leading, reported, held_out, split, example_noun(store.manifest)),
         **provenance(store, split, call.command or "")
         | {"task": task.name, "primary": leading.name},
     )

@@ -8,6 +8,7 @@ from iceprobe.core.specs import parse_spec
 from iceprobe.published.matching import reads
 from iceprobe.published.rows import DATA, Encoder, Figure
 from iceprobe.published.sources import ANEW, HELD_OUT, REPORTED, SOURCES, Protocol
+from iceprobe.results.examples import examples_of
 from iceprobe.results.schema import Result
 
 PAPER_LIVE = "live, paper augmentation"  # of `Result.training_images`
@@ -61,7 +62,9 @@ def _training(result: Result, made: Protocol) -> Iterator[Differs]:
         if theirs is not None and ours != theirs:
             yield Differs(what, str(ours if ours is not None else "none"), str(theirs))
     if made.training_images not in ("", result.training_images) and not _drawn_anew(result, made):
-        yield Differs("training images", result.training_images, made.training_images)
+        yield Differs(
+            f"training {examples_of(result)}", result.training_images, made.training_images
+        )
     if len(result.seeds) > 1:
         yield Differs("runs", f"mean of {len(result.seeds)}", "one")
 
@@ -72,15 +75,16 @@ def _drawn_anew(result: Result, made: Protocol) -> bool:
 
 
 def _images(result: Result, figure: Figure, encoder: Encoder) -> Iterator[Differs]:
-    data = DATA[figure.data]
+    data, examples = DATA[figure.data], examples_of(result)
+    what = f"{examples} to learn from"
     if result.shots is not None:
-        yield Differs("images to learn from", f"{result.shots} a class", "all")
+        yield Differs(what, f"{result.shots} a class", "all")
     elif result.fraction is not None:
-        yield Differs("images to learn from", f"{100 * result.fraction:g}% of each class", "all")
+        yield Differs(what, f"{100 * result.fraction:g}% of each class", "all")
     elif data.train and result.train_images not in (None, data.train):
-        yield Differs("images to learn from", f"{result.train_images:,}", f"{data.train:,}")
+        yield Differs(what, f"{result.train_images:,}", f"{data.train:,}")
     if data.reported and result.test_images not in (None, data.reported):
-        yield Differs("images reported", f"{result.test_images:,}", f"{data.reported:,}")
+        yield Differs(f"{examples} reported", f"{result.test_images:,}", f"{data.reported:,}")
     side = figure.image_size // encoder.patch
     if result.grid is not None and len(result.grid) == 2 and result.grid != (side, side):
         theirs = f"{side}×{side} at {figure.image_size} pixels"

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iceprobe.analysis.evidence import has_evidence, patch_evidence
-from iceprobe.analysis.layouts import Layout, example_of, layout_of
+from iceprobe.analysis.layouts import Layout, layout_of
 from iceprobe.analysis.maps import gridded, patch_maps
 from iceprobe.analysis.parts import spherical_kmeans
 from iceprobe.core.errors import IceprobeError
@@ -28,6 +28,7 @@ from iceprobe.reporting.pictures import evidence_picture, image_uri, map_uri, pi
 from iceprobe.reporting.spectrograms import Spectrograms, spectrograms
 from iceprobe.reporting.strips import Moments, moments
 from iceprobe.results.fitted import FittedResult
+from iceprobe.store.examples import example_noun
 from iceprobe.store.format import FOLDS
 from iceprobe.tasks.registry import get_task
 from iceprobe.tokens import Tokens
@@ -210,7 +211,7 @@ def check_maps(store: "Store", split: str) -> None:
         raise IceprobeError("its store has no patch tokens")
     layout = layout_of(store)
     if layout == "bag" or not (layout in _IN_TIME or store[split].on_grids):
-        raise IceprobeError(f"tokens of {example_of(store)}s lie on no grid")
+        raise IceprobeError(f"tokens of {example_noun(store.manifest)}s lie on no grid")
 
 
 def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
@@ -261,7 +262,7 @@ def draw_gallery(result: FittedResult, album: Album) -> Gallery | None:
         "" if spoken else f"No evidence of patches: {probe.pooling.entangled}.",
         isinstance(probe.norm, nn.BatchNorm1d),
         "" if album.moments is None else album.moments.said,
-        example_of(album.store),
+        example_noun(album.store.manifest),
     )
 
 

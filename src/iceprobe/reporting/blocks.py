@@ -10,6 +10,7 @@ from iceprobe.reporting.confusion_view import class_names
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import kept
 from iceprobe.results.comparison import best_baseline, reference_ep
+from iceprobe.results.examples import an_example_of, example_of, examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.tables import leaderboard
 
@@ -143,6 +144,28 @@ class Context:
     def outputs(self) -> list[str]:
         """Names of the outputs."""
         return class_names(self.results[0], self.trust)
+
+    @property
+    def example(self) -> str:
+        """``"image"``, ``"clip"``."""
+        return example_of(*self.results)
+
+    @property
+    def examples(self) -> str:
+        """``"images"``, ``"clips"``."""
+        return examples_of(*self.results)
+
+    @property
+    def an_example(self) -> str:
+        """``"an image"``, ``"a clip"``."""
+        return an_example_of(*self.results)
+
+    @property
+    def independent(self) -> str:
+        """What intervals are over: ``"images"``, or ``"groups"`` where images aren't independent of each other."""
+        best = self.best
+        grouped = best is not None and best.needed_predictions().groups is not None
+        return "groups" if grouped else self.examples
 
     def key(self, name: str) -> str:
         return f"{name}-{self.number}"

@@ -56,8 +56,13 @@ class Words:
     positive: str = "speaks for it"
     negative: str = "against it"
     legend: str = "against · nothing · for"
-    scale: str = "All pictures of an image have one scale"
+    scale: str = "All pictures of {an_example} have one scale"
     true: str = "what speaks for the true class"
+
+    def of(self, an_example: str) -> "Words":
+        """The same of ``"a clip"``."""
+        named = {one: getattr(self, one).format(an_example=an_example) for one in ("scale", "true")}
+        return replace(self, **named)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ PAGES: dict[str, Page] = {
             _CALIBRATION,
             Section("disputed", "Where two probes differ", "loss_view:apart"),
         ),
-        words=Words(true="what speaks for the tags of an image"),
+        words=Words(true="what speaks for the tags of {an_example}"),
     ),
     "regression": Page(
         "number",

@@ -22,7 +22,7 @@ def calibration(context: Context) -> Block | None:
         tags = predictions.labels.ndim == 2
         bins = of_tags(predictions) if tags else of_classes(predictions)
         if bins:
-            spec = diagram(bins, context.colour(one), tags=tags)
+            spec = diagram(bins, context.colour(one), "" if tags else context.examples)
             title, remark = display_name(one.label), _remark(one, bins)
             charts.append(Chart(context.key(f"reliable-{number}"), title, remark, spec))
     if not charts:
@@ -48,8 +48,11 @@ def _remark(one: FittedResult, bins: list[Bin]) -> str:
     return f"{known}{over_seeds(one)}; on average {tenths(abs(surer))} points {how}."
 
 
-def diagram(bins: list[Bin], colour: str, *, tags: bool = False) -> Spec:
-    """A point a bin, with the interval of its share, and the line of right probabilities."""
+def diagram(bins: list[Bin], colour: str, examples: str = "") -> Spec:
+    """A point a bin, with the interval of its share, and the line of right probabilities.
+
+    ``examples``: what they are called; ``""`` where bins are of cells of a table of tags.
+    """
     rows = [
         {
             "sure": 100 * one.confidence,
@@ -61,7 +64,7 @@ def diagram(bins: list[Bin], colour: str, *, tags: bool = False) -> Spec:
         }
         for one in bins
     ]
-    said = "Examples that have the tag, %" if tags else "Right, %"
+    said = "Right, %" if examples else "Examples that have the tag, %"
     x = alt.X("sure:Q", title="Probability, %").scale(domain=[0, 100], nice=False)
     y = alt.Y("share:Q", title=said).scale(domain=[0, 100], nice=False)
     line = alt.Chart(alt.Data(values=[{"sure": 0, "share": 0}, {"sure": 100, "share": 100}]))
@@ -76,7 +79,7 @@ def diagram(bins: list[Bin], colour: str, *, tags: bool = False) -> Spec:
             alt.Tooltip("sure:Q", title="probability, %", format=".1f"),
             alt.Tooltip("share:Q", title=said[0].lower() + said[1:], format=".1f"),
             alt.Tooltip("span:N", title="95% interval"),
-            alt.Tooltip("cells:N", title="cells" if tags else "images"),
+            alt.Tooltip("cells:N", title=examples or "cells"),
         ],
     )
     dashed = line.mark_line(color=_GREY, strokeDash=[5, 4], strokeWidth=1.3).encode(x=x, y=y)

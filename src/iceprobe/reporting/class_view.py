@@ -5,7 +5,9 @@ import numpy as np
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table, over_seeds
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import tested
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import capital
 from iceprobe.results.ratios import Ratio, class_ratios
 from iceprobe.results.tables import span, tenths
 
@@ -25,7 +27,7 @@ def by_class(context: Context) -> Block | None:
     empty = int((counts == 0).sum())
     notes = (
         [
-            f"{empty} of {len(counts)} classes have no {tested(context.best)} image, among them "
+            f"{empty} of {len(counts)} classes have no {tested(context.best)} {context.example}, among them "
             f"{', '.join(missing)}: they count in no mean over classes."
         ]
         if empty
@@ -34,14 +36,10 @@ def by_class(context: Context) -> Block | None:
     return Block(
         "Recall: how much of a class is read as it. Precision: how much of what is read as a class is "
         "one. F1: their harmonic mean. With 95% intervals (Wilson’s, over "
-        f"{_units(context.best)}); the classes with the lowest F1 first.",
+        f"{context.independent}); the classes with the lowest F1 first.",
         tables=tables,
         notes=notes,
     )
-
-
-def _units(one: FittedResult) -> str:
-    return "groups" if one.needed_predictions().groups is not None else "images"
 
 
 def _table(one: FittedResult, names: list[str]) -> Table:
@@ -66,7 +64,7 @@ def _table(one: FittedResult, names: list[str]) -> Table:
         )
     headings = [
         Heading("Class", numeric=False, first="ascending"),
-        Heading("Images"),
+        Heading(capital(examples_of(one))),
         *(Heading(title, first="ascending") for title in _MEASURES.values()),
     ]
     few = f"the {len(shown)} lowest of {len(order)} classes" if len(shown) < len(order) else ""

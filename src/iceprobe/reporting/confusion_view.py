@@ -12,6 +12,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import visible
 from iceprobe.reporting.charts import Spec, distinct, finish, strength
 from iceprobe.results.confusion import ClassScore, Confusions, Misread, Mistake, confusions, misread
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import manifest_of
 from iceprobe.results.tables import leaderboard, tenths
@@ -58,7 +59,9 @@ def confusion_view(results: Sequence[FittedResult], trust: bool = False) -> Conf
         counted.worst(ROWS),
         mistakes,
         share=sum(one.images for one in mistakes) / everything if everything else 0.0,
-        chart=matrix_chart(counted, names) if best.classes <= MOST_CLASSES else None,
+        chart=matrix_chart(counted, names, examples_of(best))
+        if best.classes <= MOST_CLASSES
+        else None,
         named=named,
         others=len(others),
     )
@@ -78,7 +81,7 @@ def class_names(result: FittedResult, trust: bool = False) -> list[str]:
     return [f"{noun} {number}" for number in range(result.classes)]
 
 
-def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
+def matrix_chart(counted: Confusions, names: Sequence[str], examples: str) -> Spec:
     """Rows: true classes; columns: predicted ones; a cell is its share of the row.
 
     Right answers are blue and mistakes red, each on its own scale, so that the mistakes of a good probe
@@ -119,7 +122,7 @@ def matrix_chart(counted: Confusions, names: Sequence[str]) -> Spec:
             alt.Tooltip("true:N", title="true class"),
             alt.Tooltip("read:N", title="read as"),
             alt.Tooltip("share:N", title="share of the class"),
-            alt.Tooltip("images:N", title="images, mean over seeds"),
+            alt.Tooltip("images:N", title=f"{examples}, mean over seeds"),
         ],
     )
     cells = base.mark_rect(stroke="white", strokeWidth=1).encode(

@@ -24,6 +24,7 @@ from iceprobe.reporting.charts import (
     tooltip_names,
 )  # fmt: skip
 from iceprobe.reporting.labels import Box, place_labels
+from iceprobe.results.examples import example_of
 from iceprobe.results.primary import axis_title, clipped, heading_of_all, shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.tables import short
@@ -56,7 +57,9 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
         row.update(cost=x_domain[0], end=x_domain[1])
     front = _front([*free, *points], x_domain, metric.sign)
     _place(points, free, front, x_domain, y_domain)
-    title = {"parameters": "Trainable parameters", "flops": "FLOPs per image"}[cost]
+    title = {"parameters": "Trainable parameters", "flops": f"FLOPs per {example_of(*results)}"}[
+        cost
+    ]
     x = alt.X("cost:Q", title=f"{title} (log scale)").scale(
         type="log", domain=x_domain, nice=False
     ).axis(format="~s", grid=False, values=_ticks(x_domain))  # fmt: skip
@@ -66,7 +69,7 @@ def scatter(results: Sequence[Result], cost: str, palette: dict[str, str]) -> Sp
         alt.Tooltip("shown:N", title=heading_of_all(results)),
         alt.Tooltip("span:N", title="95% interval"),
         alt.Tooltip("parameters:N"),
-        alt.Tooltip("flops:N", title="FLOPs per image"),
+        alt.Tooltip("flops:N", title=f"FLOPs per {example_of(*results)}"),
     ]
     colour = alt.Color("colour:N", scale=None)
     base = alt.Chart(alt.Data(values=[*points, *free])).encode(x=x, y=y)

@@ -41,7 +41,7 @@ def of_classes(context: Context) -> Block | None:
             for one in context.leading
             if (curves := _of_class(one, 1)) is not None
         ]
-        lead = f"Calling an image “{context.outputs[1]}” from some probability on, whichever: each point is one."
+        lead = f"Calling {context.an_example} “{context.outputs[1]}” from some probability on, whichever: each point is one."
         return _block(context, lines, lead + _first(context.leading))
     names = distinct(context.outputs)
     lines = [
@@ -81,7 +81,7 @@ def of_tags(context: Context) -> Block | None:
         "from some probability on gives."
     )
     if few:
-        lead += f" Not drawn: {counted(len(few), 'tag')} with fewer than {FEW} positive or negative images."
+        lead += f" Not drawn: {counted(len(few), 'tag')} with fewer than {FEW} positive or negative {context.examples}."
     if len(found) > MOST_TAGS:
         ordered = sorted(found, key=lambda one: -one[1].ap)
         half = MOST_TAGS // 2

@@ -10,6 +10,7 @@ from iceprobe.reporting.sweep_charts import rank_lines, sweep_lines
 from iceprobe.reporting.training_charts import learning_curves, learning_rates
 from iceprobe.results.curves import FILE_NAME as CURVES_FILE
 from iceprobe.results.curves import CurveRow, read_curves
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import capital, noun_of
 from iceprobe.results.sweeps import Ranking, Sweep
@@ -51,10 +52,12 @@ def across_results(
     tied = "≈: not clearly different from the one a rank better (all pairs, Holm, 5%)."
     made = [Chart(f"rank-{i}", one.title, tied, rank_lines(one)) for i, one in enumerate(ranked)]
     bars = "Bars: one standard deviation either way."
-    axes = ("layer", "Layer, from 0", layers), ("images", "Training images (log scale)", draws)
+    axes = ("layer", "Layer, from 0", layers), ("images", "Training {examples} (log scale)", draws)
     for key, axis, sweeps in axes:
         for i, one in enumerate(sweeps):
-            spec = sweep_lines(one, axis, palette, log=key == "images")
+            drawn = [result for line in one.lines.values() for _, result in line]
+            title = axis.format(examples=examples_of(*drawn))
+            spec = sweep_lines(one, title, palette, log=key == "images")
             made.append(Chart(f"{key}-{i}", one.title, bars, spec))
     return made
 

@@ -18,6 +18,7 @@ from iceprobe.results.comparison import (
     warnings_of,
 )
 from iceprobe.results.dense import Dense
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import adds_up, level, unit_of
 from iceprobe.results.sweeps import Ranking, Sweep, leaders
@@ -105,7 +106,7 @@ def find(results: Sequence[FittedResult]) -> Finding:
     rival = display_name(baseline.label)
     over = f" over {rival}, the best of {len(linear)} linear probes" if len(linear) > 1 else ""
     if (eps := len(efficient(results))) > 1 and probe_name(subject) == "ep":
-        over += f", {name} being the best of {eps} EPs on these images"
+        over += f", {name} being the best of {eps} EPs on these {examples_of(*results)}"
     holm = f"; order by Holm among {comparison.among} pairs" if comparison.among > 1 else ""
     detail = (
         f"95% interval {span(comparison.shown.interval, comparison.metric, signed=True)}{over} "
@@ -150,7 +151,7 @@ def find_across(
         )
         found = [
             f"{display_name(probe)} {_percent(points[0][1])} from {points[0][0]:,.0f} training "
-            f"images, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
+            f"{examples_of(*(one for _, one in points))}, {_percent(points[-1][1])} from {points[-1][0]:,.0f}"
             for probe, points in best_first
         ]
         return Finding(f"{found[0]}.", f"{'; '.join(found[1:])} · {draws[0].title}")

@@ -40,10 +40,11 @@ def by_fold(context: Context) -> Block | None:
                 *(Cell(figure(end, metric), end) for end in ends),
             ]
         )
+    examples = context.examples
     named = capital(heading_of_all(folded))
     headings = [
         Heading("Probe", numeric=False, first="ascending"),
-        Heading(f"{named}, all images"),
+        Heading(f"{named}, all {examples}"),
         Heading("Mean ± deviation of folds"),
         Heading("Lowest fold"),
         Heading("Highest fold"),
@@ -52,15 +53,15 @@ def by_fold(context: Context) -> Block | None:
         Chart(
             context.key("folds"),
             "Folds",
-            "Large: of all images out of fold, with its 95% interval; small: single folds.",
+            f"Large: of all {examples} out of fold, with its 95% interval; small: single folds.",
             fold_dots(context),
         )
     ]
     return Block(
-        f"Each image is tested once, by probes that were fitted on the other {count - 1} of {count} folds. "
+        f"Each {context.example} is tested once, by probes that were fitted on the other {count - 1} of {count} folds. "
         "The score that leads is of all of these predictions together; the mean over folds differs "
-        "from it where a metric isn’t a mean over images, and folds share most of their training "
-        "images, so their deviation is no standard error.",
+        f"from it where a metric isn’t a mean over {examples}, and folds share most of their training "
+        f"{examples}, so their deviation is no standard error.",
         charts=charts,
         tables=[Table(headings, rows, title="Folds")],
     )
@@ -94,7 +95,7 @@ def fold_dots(context: Context) -> Spec:
         x=x,
         tooltip=[
             alt.Tooltip("probe:N"),
-            alt.Tooltip("shown:N", title="all images"),
+            alt.Tooltip("shown:N", title=f"all {context.examples}"),
             alt.Tooltip("span:N", title="95% interval"),
         ],
     )

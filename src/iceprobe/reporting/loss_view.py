@@ -12,9 +12,11 @@ from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table
 from iceprobe.reporting.disagreement_view import chosen_pair
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import tested
+from iceprobe.results.examples import example_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.losses import losses
 from iceprobe.results.predictions import Predictions
+from iceprobe.results.primary import capital
 from iceprobe.results.reliability import sigmoid
 from iceprobe.tasks.registry import get_task
 
@@ -57,7 +59,7 @@ def apart(context: Context) -> Block | None:
     )
     return Block(
         f"{display_name(first.label)} against {display_name(second.label)}, {rule}: on "
-        f"{100 * nearer:.0f}% of the {tested(first)} images the first is nearer. Shown are those on which "
+        f"{100 * nearer:.0f}% of the {tested(first)} {context.examples} the first is nearer. Shown are those on which "
         f"{what} differs most, mean over seeds, and in the same way of the first seeds, whose answers are shown.",
         tables=tables,
         notes=notes,
@@ -87,7 +89,7 @@ def _table(
 ) -> Table:
     predictions = [one.needed_predictions() for one in pair]
     headings = [
-        Heading("Image", numeric=False, first="ascending"),
+        Heading(capital(example_of(*pair)), numeric=False, first="ascending"),
         Heading("True", numeric=False, first="ascending"),
         *(Heading(display_name(one.label), numeric=False, first="ascending") for one in pair),
     ]

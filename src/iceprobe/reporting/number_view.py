@@ -19,7 +19,9 @@ from iceprobe.reporting.charts import Chart, Spec, finish
 from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.per_output import intervals_of
 from iceprobe.results.caveats import listed, tested
+from iceprobe.results.examples import example_of, examples_of
 from iceprobe.results.fitted import FittedResult
+from iceprobe.results.primary import capital
 from iceprobe.results.tables import figure, span
 from iceprobe.tasks.metrics import Metric
 from iceprobe.tasks.registry import get_task
@@ -41,11 +43,10 @@ def by_number(context: Context) -> Block | None:
         return None
     tables = [_table(one, context.outputs) for one in context.pair]
     errors = [_quantiles(context, k) for k in _drawn(context.best)]
-    units = "groups" if context.best.needed_predictions().groups is not None else "images"
     seeds = " and seeds" if context.best.classes == 1 else ""  # then it is the leaderboard's
     return Block(
         "R² is the share of the variance that is predicted; MAE and RMSE are in the unit of the number. The 95% "
-        f"interval of R² is over {units}{seeds}.",
+        f"interval of R² is over {context.independent}{seeds}.",
         tables=[*tables, *errors],
         notes=_left_out(context.best, context.outputs),
     )
@@ -62,29 +63,29 @@ def against_true(context: Context) -> Block | None:
         known = np.isfinite(labels[:, k])
         true, found = labels[known, k], predicted[known, k].astype(np.float64)
         name = named(context.outputs[k], best, k)
-        dense = len(true) > POINTS
-        each = "Colour: images in a cell." if dense else "A point is an image."
+        many = context.examples if len(true) > POINTS else ""
+        each = f"Colour: {many} in a cell." if many else f"A point is {context.an_example}."
         charts.append(
             Chart(
                 context.key(f"true-{k}"),
                 f"{context.outputs[k]}: predicted",
                 f"On the dashed line a prediction is right. {each}",
-                scatter(true, found, f"True {name}", f"Predicted {name}", dense),
+                scatter(true, found, f"True {name}", f"Predicted {name}", many),
             )
         )
         charts.append(
             Chart(
                 context.key(f"error-{k}"),
                 f"{context.outputs[k]}: error",
-                "Predicted less true; the line is its mean in parts of equally many images.",
-                residuals(true, found - true, f"True {name}", f"Error of {name}", dense),
+                f"Predicted less true; the line is its mean in parts of equally many {context.examples}.",
+                residuals(true, found - true, f"True {name}", f"Error of {name}", many),
             )
         )
     few = f" The first {DRAWN} of {best.classes} numbers." if best.classes > DRAWN else ""
     if not charts:
         return None
     return Block(
-        f"{display_name(best.label)}{of_first_seed(best)} on the {tested(best)} images.{few}",
+        f"{display_name(best.label)}{of_first_seed(best)} on the {tested(best)} {context.examples}.{few}",
         charts=charts,
     )
 
@@ -112,11 +113,15 @@ def _left_out(one: FittedResult, names: list[str]) -> list[str]:
         f"Left out of {means}, {len(numbers)} of {labels.shape[1]} numbers, {why}: "
         f"{listed([names[k] for k in numbers], 12)}."
         for numbers, means, why in (
-            (unknown, "the means over numbers", f"of which no {split} image has a known value"),
+            (
+                unknown,
+                "the means over numbers",
+                f"of which no {split} {example_of(one)} has a known value",
+            ),
             (
                 alike,
                 "R² and correlations",
-                f"whose known values of {split} images are all the same",
+                f"whose known values of {split} {examples_of(one)} are all the same",
             ),
         )
         if numbers
@@ -188,7 +193,9 @@ def _quantiles(context: Context, output: int) -> Table:
     ]
     assert context.best is not None
     title = f"Absolute error of {named(context.outputs[output], context.best, output)}"
-    return Table(headings, rows, title=title, note="quantiles over images, mean over seeds")
+    return Table(
+        headings, rows, title=title, note=f"quantiles over {context.examples}, mean over seeds"
+    )
 
 
 def absolute_errors(one: FittedResult, output: int) -> NDArray[np.float64]:
@@ -203,22 +210,25 @@ def absolute_errors(one: FittedResult, output: int) -> NDArray[np.float64]:
 
 
 def scatter(
-    true: NDArray[np.float64], found: NDArray[np.float64], across: str, up: str, dense: bool
+    true: NDArray[np.float64], found: NDArray[np.float64], across: str, up: str, many: str = ""
 ) -> Spec:
-    """Predicted against true, on the same scale, with the line of right predictions."""
+    """Predicted against true, on the same scale, with the line of right predictions.
+
+    ``many``: what examples are called where there are too many for a point each; cells are drawn then.
+    """
     ends = _domain(np.concatenate([true, _usual(found)]))
     x = alt.X("x:Q", title=across).scale(domain=ends, nice=False, zero=False)
     y = alt.Y("y:Q", title=up).scale(domain=ends, nice=False, zero=False)
     line = alt.Chart(alt.Data(values=[{"x": end, "y": end} for end in ends]))
     dashed = line.mark_line(color=_GREY, strokeDash=[5, 4], strokeWidth=1.4).encode(x=x, y=y)
-    marks = _marks(true, found, ends, ends, x, y, dense, across, up)
+    marks = _marks(true, found, ends, ends, x, y, many, across, up)
     return finish(alt.layer(marks, dashed), height=SIDE, width=SIDE)
 
 
 def residuals(
-    true: NDArray[np.float64], error: NDArray[np.float64], across: str, up: str, dense: bool
+    true: NDArray[np.float64], error: NDArray[np.float64], across: str, up: str, many: str = ""
 ) -> Spec:
-    """The error against the truth, with its mean along the way."""
+    """The error against the truth, with its mean along the way; ``many`` as of :func:`scatter`."""
     ends, tall = _domain(true), _domain(np.append(_usual(error), 0.0))
     x = alt.X("x:Q", title=across).scale(domain=ends, nice=False, zero=False)
     y = alt.Y("y:Q", title=up).scale(domain=tall, nice=False, zero=False)
@@ -229,7 +239,7 @@ def residuals(
     means = [{"x": float(true[part].mean()), "y": float(error[part].mean())} for part in parts]
     path = alt.Chart(alt.Data(values=means)).encode(x=x, y=y, order="x:Q")
     layers = [
-        _marks(true, error, ends, tall, x, y, dense, across, up),
+        _marks(true, error, ends, tall, x, y, many, across, up),
         zero.encode(y=y),
         path.mark_line(color="#d9822b", strokeWidth=2.4, clip=True),
         path.mark_circle(color="#d9822b", size=40, opacity=1, clip=True),
@@ -244,10 +254,10 @@ def _marks(
     tall: list[float],
     x: alt.X,
     y: alt.Y,
-    dense: bool,
+    many: str,
     *titles: str,
 ) -> alt.Chart:
-    if not dense:
+    if not many:
         rows = [{"x": float(a), "y": float(b)} for a, b in zip(across, up, strict=True)]
         names = ("x:Q", "y:Q")
         said = [
@@ -262,22 +272,27 @@ def _marks(
     cells: list[dict[str, Any]] = [
         {
             "x": float(xs[i]), "x2": float(xs[i + 1]), "y": float(ys[j]), "y2": float(ys[j + 1]),
-            "images": int(counts[i, j]),
+            many: int(counts[i, j]),
         }
         for i, j in zip(*np.nonzero(counts), strict=True)
     ]  # fmt: skip
     legend = alt.Legend(
-        title="Images", orient="bottom", direction="horizontal", tickCount=3, symbolType="square",
+        title=capital(many), orient="bottom", direction="horizontal", tickCount=3, symbolType="square",
         symbolFillColor=_BLUE, symbolStrokeWidth=0,
     )  # fmt: skip
-    many = alt.FillOpacity("images:Q", legend=legend).scale(range=[0.1, 1], type="sqrt")
+    number = alt.FillOpacity(f"{many}:Q", legend=legend).scale(range=[0.1, 1], type="sqrt")
     said = [
         alt.Tooltip(name, title=f"{title}, from", format=".4~g")
         for name, title in zip(("x:Q", "y:Q"), titles, strict=True)
     ]
     base = alt.Chart(alt.Data(values=cells)).mark_rect(color=_BLUE)
     return base.encode(
-        x=x, x2="x2:Q", y=y, y2="y2:Q", fillOpacity=many, tooltip=[*said, alt.Tooltip("images:Q")]
+        x=x,
+        x2="x2:Q",
+        y=y,
+        y2="y2:Q",
+        fillOpacity=number,
+        tooltip=[*said, alt.Tooltip(f"{many}:Q")],
     )
 
 

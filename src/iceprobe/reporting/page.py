@@ -30,6 +30,7 @@ from iceprobe.reporting.template import (
     style,
 )
 from iceprobe.results.caveats import enumerated
+from iceprobe.results.examples import an_example_of, example_of, examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.primary import clipped, noun_of, shared_metric
 from iceprobe.results.stores import store_of
@@ -131,7 +132,9 @@ def render(
         metrics=columns_of(ordered),
         sections=sections,
         outputs=_outputs(ordered[0], layout),
-        words=layout.words,
+        words=layout.words.of(an_example_of(*ordered)),
+        example=example_of(*ordered),
+        examples=examples_of(*ordered),
         units=units_of(ordered[0]),
         rankings=ranked,
         moved=any(one.moved() for one in ranked),
@@ -188,7 +191,7 @@ def _outputs(first: FittedResult, layout: Page) -> str:
 
 
 def units_of(one: FittedResult) -> str:
-    """What is drawn when examples are: ``"test images"``, ``"groups of test images"``."""
+    """How many groups intervals are over; ``""`` where examples are independent."""
     predictions = one.predictions()
     if predictions is None or predictions.groups is None:
         return ""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from iceprobe.analysis.evidence import has_evidence
-from iceprobe.analysis.layouts import example_of, layout_of
+from iceprobe.analysis.layouts import layout_of
 from iceprobe.core.arguments import checked
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
@@ -27,6 +27,7 @@ from iceprobe.reporting.finding import display_name
 from iceprobe.reporting.pictures import colour, evidence_colour, evidence_opacity, picture_uri
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.stores import store_of
+from iceprobe.store.examples import example_noun
 
 WIDTH = 504  # points: 7 inches, both columns of a paper
 COLUMN = 244  # points: one column of it
@@ -109,7 +110,7 @@ def figure(
     store = store_of(attentive[0], trust=trust)
     if layout_of(store) not in ("grid", None):
         raise IceprobeError(
-            f"a figure is of images, and tokens here are of {example_of(store)}s: take the pictures of iceprobe "
+            f"a figure is of images, and tokens here are of {example_noun(store.manifest)}s: take the pictures of iceprobe "
             "report"
         )
     album = Album.spread(store, attentive[0].split, images)

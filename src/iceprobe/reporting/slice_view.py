@@ -13,6 +13,7 @@ from iceprobe.reporting.charts import Chart, Spec, by_colour, domain_of, finish,
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import listed, tested
 from iceprobe.results.enough import UNTRUSTED
+from iceprobe.results.examples import example_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Predictions
 from iceprobe.results.primary import axis_title
@@ -40,7 +41,7 @@ def by_slice(context: Context) -> Block | None:
     for number, column in enumerate(dict.fromkeys(of.column for _, of in found)):
         of_column = [(one, of) for one, of in found if of.column == column]
         left_out = _left_out(of_column[0][0].needed_predictions(), column)
-        remark = "Bars: 95% intervals; dashed: over all images."
+        remark = f"Bars: 95% intervals; dashed: over all {context.examples}."
         remark += f" {left_out} rarer values aren’t shown." if left_out else ""
         spec = dots(of_column, context)
         charts.append(Chart(context.key(f"slice-{number}"), visible(column), remark, spec))
@@ -48,7 +49,7 @@ def by_slice(context: Context) -> Block | None:
         notes += _untrusted(of_column[0][1])
     metric = shown[0].metric
     return Block(
-        f"{axis_title(shown)} on the {tested(shown[0])} images with each value alone; nothing was fitted again. "
+        f"{axis_title(shown)} on the {tested(shown[0])} {context.examples} with each value alone; nothing was fitted again. "
         f"{'Less' if metric.higher_is_better else 'More'} is worse; the more values, the further off the worst is "
         "by chance alone.",
         charts=charts,
@@ -69,7 +70,7 @@ def worst_of(one: FittedResult, found: Slices, rarer: int = 0) -> str:
     those = " whose interval can be trusted" if among < len(found.values) else ""
     return (
         f"{display_name(one.label)} reads {figure(worst.score.mean, metric)} where "
-        f"{visible(found.column)} is {visible(worst.value)} ({_count(worst)}; 95% interval "
+        f"{visible(found.column)} is {visible(worst.value)} ({_count(worst, example_of(one))}; 95% interval "
         f"{span(worst.score.interval, metric)}), its worst of the {among}{most} values{those}, and "
         f"{worded(one)} over all."
     )
@@ -120,9 +121,9 @@ def _left_out(predictions: Predictions, column: str) -> int:
     return max(0, len(np.unique(codes[codes >= 0])) - MOST)
 
 
-def _count(one: Slice) -> str:
+def _count(one: Slice, noun: str) -> str:
     groups = f" of {counted(one.groups, 'group')}" if one.groups is not None else ""
-    return counted(one.images, "image") + groups
+    return counted(one.images, noun) + groups
 
 
 def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> Spec:
@@ -164,7 +165,7 @@ def dots(of_column: Sequence[tuple[FittedResult, Slices]], context: Context) -> 
         x=x,
         color=colour,
         tooltip=[
-            alt.Tooltip("value:N", title="images with"),
+            alt.Tooltip("value:N", title=f"{context.examples} with"),
             alt.Tooltip("probe:N"),
             alt.Tooltip("shown:N", title=metric.title),
             alt.Tooltip("span:N", title="95% interval"),

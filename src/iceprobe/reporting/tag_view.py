@@ -21,10 +21,9 @@ def by_tag(context: Context) -> Block | None:
         return None
     notes = _left_out(context)
     tables = [_table(one, context.outputs) for one in context.pair]
-    units = "groups" if context.best.needed_predictions().groups is not None else "images"
     return Block(
         "AP: average precision, whose mean over tags is mAP; by chance it is the share of positives. F1 "
-        f"is at probability 0.5. The 95% intervals are over {units}; the tags with the lowest AP first.",
+        f"is at probability 0.5. The 95% intervals are over {context.independent}; the tags with the lowest AP first.",
         tables=tables,
         notes=notes,
     )
@@ -41,9 +40,13 @@ def _left_out(context: Context) -> list[str]:
         f"Left out of {means}, {len(tags)} of {labels.shape[1]} tags, {why}: "
         f"{listed([context.outputs[k] for k in tags], 12)}."
         for tags, means, why in (
-            (unknown, "the means over tags", f"of which nothing is known of any {split} image"),
-            (absent, "the means over tags", f"without any {split} image"),
-            (without_negative(labels), "AUROC", f"that all {split} images have"),
+            (
+                unknown,
+                "the means over tags",
+                f"of which nothing is known of any {split} {context.example}",
+            ),
+            (absent, "the means over tags", f"without any {split} {context.example}"),
+            (without_negative(labels), "AUROC", f"that all {split} {context.examples} have"),
         )
         if tags
     ]

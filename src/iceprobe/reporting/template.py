@@ -17,6 +17,7 @@ from iceprobe.core.text import counted, duration
 from iceprobe.reporting.dark import DARK
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.caveats import covered, few_rows, kept, lost_note, tested
+from iceprobe.results.examples import example_of, examples_of
 from iceprobe.results.primary import capital, full_title_of, heading_of_all, is_usual, unit_of
 from iceprobe.results.tables import (
     TRAIN_LONGER,
@@ -46,7 +47,7 @@ def environment() -> jinja2.Environment:
         "value_of": value_of, "remedy": TRAIN_LONGER, "heading_of_all": heading_of_all,
         "full_title_of": full_title_of, "is_usual": is_usual, "heading_of": heading_of,
         "sign_of": sign_of, "unit_of": unit_of,
-        "first_capital": capital,
+        "first_capital": capital, "example_of": example_of, "examples_of": examples_of,
         "kept": kept, "covered": covered, "lost_note": lost_note, "tested": tested, "few_rows": few_rows,
     }  # fmt: skip
     made.tests["match_start"] = str.startswith

@@ -35,19 +35,19 @@ def together(context: Context) -> Block | None:
         Chart(
             context.key("together-true"),
             "In truth",
-            "Of the images with the row’s tag, percent that have the column’s.",
+            f"Of the {context.examples} with the row’s tag, percent that have the column’s.",
             heat_map(true, names, "have"),
         ),
         Chart(
             context.key("together-called"),
             f"As {probe} calls them",
-            f"Of the images called the row’s tag, percent called the column’s{over_seeds(context.best)}.",
+            f"Of the {context.examples} called the row’s tag, percent called the column’s{over_seeds(context.best)}.",
             heat_map(called, names, "called"),
         ),
     ]
-    tables = [found] if (found := _pairs(true, called, names)) else []
+    tables = [found] if (found := _pairs(true, called, names, context.examples)) else []
     return Block(
-        "Tags that are called at probability 0.5 beside those that images have. Where both tags are known.",
+        f"Tags that are called at probability 0.5 beside those that {context.examples} have. Where both tags are known.",
         charts=charts,
         tables=tables,
     )
@@ -101,7 +101,7 @@ def heat_map(values: NDArray[np.float64], names: Sequence[str], verb: str) -> Sp
 
 
 def _pairs(
-    true: NDArray[np.float64], called: NDArray[np.float64], names: Sequence[str]
+    true: NDArray[np.float64], called: NDArray[np.float64], names: Sequence[str], examples: str
 ) -> Table | None:
     """Pairs whose share is most wrong."""
     gap = called - true
@@ -122,7 +122,7 @@ def _pairs(
     if not rows:
         return None
     headings = [
-        Heading("Of images with", numeric=False, first="ascending"),
+        Heading(f"Of {examples} with", numeric=False, first="ascending"),
         Heading("also", numeric=False, first="ascending"),
         Heading("In truth %"),
         Heading("As called %"),

@@ -18,6 +18,7 @@ from iceprobe.reporting.charts import (
     tooltip_names,
 )  # fmt: skip
 from iceprobe.results.curves import CurveRow, same_setting, seed_means
+from iceprobe.results.examples import examples_of
 from iceprobe.results.primary import axis_title, full_title_of, in_percent, is_usual, noun_of
 from iceprobe.results.schema import Result
 
@@ -50,7 +51,11 @@ def learning_curves(
     if not rows:
         return None
     noun = _named(results)
-    on = "the reported split" if results[0].selected_on_reported else "held-out images"
+    on = (
+        "the reported split"
+        if results[0].selected_on_reported
+        else f"held-out {examples_of(*results)}"
+    )
     focus = alt.selection_point(fields=["probe"], bind="legend")
     fade = alt.condition(focus, alt.value(1.0), alt.value(0.12))
     last = max(row["epoch"] for row in rows)

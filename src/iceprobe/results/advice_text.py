@@ -7,6 +7,7 @@ from iceprobe.results.caveats import enumerated, few_rows, kept, lost_note
 from iceprobe.results.choice import Undecided
 from iceprobe.results.comparison import Comparison, warned
 from iceprobe.results.encoders import REMEDIES, Encoder, Order
+from iceprobe.results.examples import an_example_of, examples_of
 from iceprobe.results.primary import shared_metric
 from iceprobe.results.schema import Result
 from iceprobe.results.sweeps import Ranked
@@ -31,7 +32,8 @@ def _head(title: str, results: Sequence[Result], margin: float) -> str:
     """Where the numbers are from; of ``paper``, what they were selected on."""
     names = list(dict.fromkeys(one.backbone for one in results))
     subject = names[0] if len(names) == 1 else f"{len(names)} encoders"
-    images = next((f", {one.test_images:,} images" for one in results if one.test_images), "")
+    nouns = examples_of(*results)
+    images = next((f", {one.test_images:,} {nouns}" for one in results if one.test_images), "")
     selected = ""
     if flattered := next((one for one in results if one.selected_on_reported), None):
         selected = (
@@ -102,14 +104,14 @@ def _report(encoder: Encoder) -> str:
     if not encoder.shown:
         said = (
             f"No probe is shown to lose {several}, so none is reported; the highest figure, of "
-            f"{encoder.of} picked by these images, is that of {_full(best)}{warned(best)}."
+            f"{encoder.of} picked by these {examples_of(best)}, is that of {_full(best)}{warned(best)}."
         )
         return " ".join([said, *map(_undecided, encoder.undecided)])
     if encoder.of == 1:
         said = f"Report {_full(best)}{warned(best)}: there is no other."
     elif encoder.loss is None:
         said = (
-            f"Report {_full(best)}{warned(best)}: the best of {encoder.of} by these images, and none "
+            f"Report {_full(best)}{warned(best)}: the best of {encoder.of} by these {examples_of(best)}, and none "
             f"with fewer parameters is shown to lose {several}."
         )
     else:
@@ -127,9 +129,10 @@ def _undecided(one: Undecided) -> str:
     probe, other = one.comparison.probe, one.comparison.against
     spread = one.comparison.difference.spread
     known = probe.test_images or round(spread.size)
-    takes = "neither more test images nor more replicates alone would show it"
+    nouns = examples_of(probe)
+    takes = f"neither more test {nouns} nor more replicates alone would show it"
     if one.images is not None:
-        takes = f"about {one.images:,} test images in place of {known:,} would show it"
+        takes = f"about {one.images:,} test {nouns} in place of {known:,} would show it"
     elif one.replicates is not None:
         takes = f"about {one.replicates} replicates in place of {spread.rows} would show it"
     return (
@@ -235,7 +238,8 @@ def _percent(one: Result) -> str:
 def _full(one: Result) -> str:
     """``"ep4 (77.8%, 500 parameters, 3 k FLOPs an image)"``."""
     parameters, flops = short(one.parameters.total), short(one.flops.per_image)
-    return f"{one.label} ({_percent(one)}, {parameters} parameters, {flops} FLOPs an image)"
+    each = f"{flops} FLOPs {an_example_of(one)}"
+    return f"{one.label} ({_percent(one)}, {parameters} parameters, {each})"
 
 
 def _points(one: Comparison) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from iceprobe.core.text import counted
+from iceprobe.results.examples import examples_of
 from iceprobe.results.schema import Result
 from iceprobe.store.format import FOLDS
 
@@ -31,7 +32,8 @@ def covered(*results: Result) -> str:
     """What an interval of these is over: ``"2,000 test images and 3 seeds"``, ``"groups of 2,000 …"`` where
     images aren't independent, ``", unpaired"`` where the replicates of two probes aren't the same."""
     images = next((f"{one.test_images:,} " for one in results if one.test_images), "")
-    over = f"{'groups of ' if results[0].group else ''}{images}{tested(results[0])} images"
+    of = examples_of(*results)
+    over = f"{'groups of ' if results[0].group else ''}{images}{tested(results[0])} {of}"
     rows = list(dict.fromkeys(filter(None, map(kept, results))))
     if not rows:
         return over

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import parse_spec
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.intervals import difference_of_scores, unit_scores
 from iceprobe.results.predictions import same_targets
@@ -104,7 +105,7 @@ def _compared(a: FittedResult, b: FittedResult, scores: Callable[..., NDArray]) 
     if a.images != b.images or not same_targets(predicted_a.labels, predicted_b.labels):
         raise IceprobeError(
             f"{a.label!r} on {a.dataset} and {b.label!r} on {b.dataset} were tested on different "
-            "images: a paired comparison needs the same data set and split"
+            f"{examples_of(a, b)}: a paired comparison needs the same data set and split"
         )
     metric, groups = shared_metric(a, b), predicted_a.groups
     difference = difference_of_scores(

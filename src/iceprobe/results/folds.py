@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iceprobe.results.building import scores_of
+from iceprobe.results.examples import examples_of
 from iceprobe.results.fitted import FittedResult
 from iceprobe.results.predictions import Logits, Predictions
 from iceprobe.results.replicates import common_fields
@@ -47,7 +48,7 @@ def _assumed(results: Sequence[FittedResult], examples: int) -> list[str]:
     same = sum(one.identical_images for one in results)
     if same:
         shared.append(
-            f"{same:,} of {examples:,} images are identical to one of another fold (by their pooled "
+            f"{same:,} of {examples:,} {examples_of(*results)} are identical to one of another fold (by their pooled "
             "tokens): what was memorised counts as read"
         )
     return list(dict.fromkeys(shared))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from iceprobe.results.examples import examples_of
 from iceprobe.results.other_sets import column_of, same_fit
 from iceprobe.results.primary import heading_of_all
 from iceprobe.results.schema import Result
@@ -56,7 +57,7 @@ def to_markdown_tests(results: Sequence[Result], tests: Sequence[Result]) -> str
 def _tests_notes(tests: Sequence[Result]) -> list[str]:
     """What each test was read on."""
     notes = [
-        f"{column_of(one)}: {one.dataset}, {one.test_images:,} images of {one.split}, {one.classes:,} "
+        f"{column_of(one)}: {one.dataset}, {one.test_images:,} {examples_of(one)} of {one.split}, {one.classes:,} "
         f"{get_task(one.task).outputs}."
         for one in {column_of(one): one for one in tests}.values()
     ]

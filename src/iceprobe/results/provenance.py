@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iceprobe.results.schema import StoreReference
+from iceprobe.store.examples import example_noun
 from iceprobe.store.format import listed_as
 from iceprobe.store.noted import assumed
 
@@ -107,6 +108,7 @@ def origin(
         "task": "classification",
         "primary": dataset.headline,
         "layer": layer if isinstance(layer := backbone.identity.get("layer"), int) else None,
+        "example": example_noun(manifest),
         "images": images_hash(manifest, split, index),
         "split": split,
         "classes": len(dataset.classes),
@@ -134,19 +136,18 @@ def identical_line(store: Any, split: str) -> str:
 
     No error: a collapsed encoder makes nearly the same tokens of all images.
     """
-    return line_of_identical(
-        store.identical(split), len(store[split]), split, store.names_at_hand(split)
-    )
+    rows, names = store.identical(split), store.names_at_hand(split)
+    return line_of_identical(rows, len(store[split]), split, names, example_noun(store.manifest))
 
 
-def line_of_identical(rows: Any, images: int, split: str, names: Any) -> str:
-    """The same of ``rows`` out of so many ``images``, whose ``names`` may be known."""
+def line_of_identical(rows: Any, count: int, split: str, names: Any, noun: str = "image") -> str:
+    """The same of ``rows`` out of ``count`` examples, each called a ``noun``, whose ``names`` may be known."""
     if not len(rows):
         return ""
     first = f", such as {names[rows[0]]!r}" if names else f", the first is number {rows[0]}"
-    one, many = ("is", "a training image", "its"), ("are", "training images", "their")
+    one, many = ("is", f"a training {noun}", "its"), ("are", f"training {noun}s", "their")
     are, training, their = many if len(rows) > 1 else one
     return (
-        f"{len(rows):,} of {images:,} {split} images {are} identical to {training} "
+        f"{len(rows):,} of {count:,} {split} {noun}s {are} identical to {training} "
         f"(by {their} pooled tokens{first}): what was memorised counts as read"
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Noun = Annotated[str, Field(pattern=r"^[^\W\d_][\w -]{0,39}$")]  # it stands in sentences
 InnerPath = Annotated[str, AfterValidator(inner_path)]  # relative to the run folder
 
 
@@ -280,6 +281,7 @@ class Result(Record):
         paradigm: how the backbone was pre-trained, where it is known.
         dataset: spec: ``"folder:/data/birds"``.
         task: what the target of an example is (`iceprobe.tasks`).
+        example: what an example is called: ``"image"``, ``"clip"``, ``"recording"``, ``"bag"``.
         images: hash of the listing and rows that were tested: equal means the same images.
         protocol: ``"heldout"``, ``"folds"`` or ``"paper"``.
         split: the split that the scores were read on; ``"folds"``: all of train, out of fold.
@@ -343,6 +345,7 @@ class Result(Record):
     paradigm: str | None = None
     dataset: str
     task: str = "classification"
+    example: Noun = "image"
     images: str = ""
     protocol: str
     split: str = "test"
@@ -394,6 +397,12 @@ class Result(Record):
     masked: bool = False
     skipped_images: Count = 0
     files: Files = Files()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what an example is called where it is an image, which earlier versions don't know."""
+        found: dict[str, Any] = serialised(self)
+        return {key: one for key, one in found.items() if key != "example" or one != "image"}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

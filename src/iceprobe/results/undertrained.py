@@ -100,7 +100,11 @@ def training_warnings(
 
 
 def far_below(
-    metric: Metric, reported: SelectedScore | None, held: SelectedScore | None, split: str = "test"
+    metric: Metric,
+    reported: SelectedScore | None,
+    held: SelectedScore | None,
+    split: str = "test",
+    noun: str = "image",
 ) -> list[str]:
     """Whether the reported score is far worse than the held-out one that selected the setting.
 
@@ -114,6 +118,7 @@ def far_below(
         reported: s, of n examples.
         held: h, of m.
         split: that is reported.
+        noun: what an example is called.
     """
     if reported is None or held is None:
         return []
@@ -126,9 +131,9 @@ def far_below(
         return []
     ours, theirs = (f"{figure(one.mean, metric)}{metric.unit}" for one in (reported, held))
     return [
-        f"it reads {ours} on {split} and {theirs} on the {held.images:,} images held out of train, "
+        f"it reads {ours} on {split} and {theirs} on the {held.images:,} {noun}s held out of train, "
         f"{gap / error:.1f} standard errors {'more' if metric.higher_is_better else 'less'}: the two "
-        "may hold different kinds of images"
+        f"may hold different kinds of {noun}s"
     ]
 
 

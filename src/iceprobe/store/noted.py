@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from iceprobe.backbones.kinds import plural, singular
 from iceprobe.core.assumptions import log_assumptions
 from iceprobe.datasets import clips, pixels, recordings
+from iceprobe.store.examples import kind_of
 
 if TYPE_CHECKING:
     from iceprobe.store.format import DatasetRecord, Manifest
@@ -71,7 +72,7 @@ def assumed_of_files(manifest: "Manifest") -> list[str]:
     largest = max((s.largest for s in shards if s.largest is not None), default=None)
     total = sum(shard.images for shard in shards)
     said = manifest.dataset.reading
-    return assumed_of(counts, largest, total, said, _kind(manifest)) + rounded(manifest)
+    return assumed_of(counts, largest, total, said, kind_of(manifest)) + rounded(manifest)
 
 
 def assumed_of(
@@ -137,13 +138,7 @@ def log_file_assumptions(manifest: "Manifest") -> None:
     """Log the assumptions about the files, and which examples were left out."""
     log_assumptions(assumed_of_files(manifest))
     if skipped := manifest.skipped:
-        log.warning("%s", left_out(skipped, _kind(manifest)))
-
-
-def _kind(manifest: "Manifest") -> str:
-    """Of its examples."""
-    kind: str = manifest.backbone.preprocessing.get("kind", "image")
-    return kind
+        log.warning("%s", left_out(skipped, kind_of(manifest)))
 
 
 def left_out(names: Sequence[str], kind: str = "image") -> str:
