@@ -8,6 +8,7 @@ import pytest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.probes import probe_label
 from iceprobe.published import SOURCES, beside, encoders, figures
+from iceprobe.published.cells import cells_of, rows_of_differences
 from iceprobe.published.matching import data_of, encoder_of
 from iceprobe.published.pairs import grouped, marks_used
 from iceprobe.published.rows import DATA
@@ -314,3 +315,19 @@ def test_remarks_are_of_the_encoders_that_they_are_true_of():
     assert len(source.remarks_on("DiT-XL/2")) == 3
     assert len(source.remarks_on("EVA02-CLIP E-14")) == 2
     assert len(source.remarks_on("EVA02 ViT-L/14")) == 2
+
+
+def test_the_cells_of_the_tables():
+    (one,) = of_source(beside([result()]), "ep-benchmark")
+    assert cells_of(one) == (
+        "75.0", "74.0 to 76.0", "75.5‡", "−0.5‡", "ep32 of patches", "ep-benchmark",
+    )  # fmt: skip
+    (alone,) = of_source(
+        beside([result(metrics={"top1": Score.of([0.75])}, **PAPER)]), "ep-benchmark"
+    )
+    assert cells_of(alone)[:2] == ("75.0‡", "")
+    assert rows_of_differences([alone]) == [("nothing that is recorded", "–", "–", "all")]
+    pairs = of_source(beside([result("ep8"), result("linear")]), "ep-benchmark")
+    rows = {row[0]: row[1:] for row in rows_of_differences(pairs, str.upper)}
+    assert rows["optimiser"] == ("adamw", "lars", "all")
+    assert rows["probe"] == ("ep8", "ep32", "EP8")

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 
 from iceprobe.cli.console import answers, below, console, note, say
+from iceprobe.published.cells import (
+    HEADINGS,
+    cells_of,
+    headings_of_differences,
+    rows_of_differences,
+)
 from iceprobe.published.differences import protocol_of_figure
-from iceprobe.published.pairs import Beside, beside, grouped, marks_used, nothing_beside
+from iceprobe.published.pairs import Beside, beside, marks_used, nothing_beside
 from iceprobe.results import FittedResult
 from iceprobe.results.terminal import Column, TerminalTable
 
@@ -50,23 +56,14 @@ def _entry(one: Beside) -> dict[str, object]:
 
 def differences_table(pairs: Sequence[Beside], source: str) -> TerminalTable:
     """What differs in protocol between results and the figures of one source, and for which probes."""
+    what, here, published, of = headings_of_differences(source)
     columns = [
-        Column("differs", numeric=False),
-        Column("here", numeric=False),
-        Column(source, numeric=False, wraps=True),
-        Column("of", numeric=False, goes=1),
+        Column(what, numeric=False),
+        Column(here, numeric=False),
+        Column(published, numeric=False, wraps=True),
+        Column(of, numeric=False, goes=1),
     ]
-    rows = [
-        [
-            one.what,
-            one.here,
-            one.published,
-            "all" if len(of) == len(pairs) else ", ".join(dict.fromkeys(of)),
-        ]
-        for one, of in grouped(pairs).items()
-    ]
-    rows = rows or [["nothing that is recorded", "–", "–", "all"]]
-    return TerminalTable(columns, rows)
+    return TerminalTable(columns, [[*row] for row in rows_of_differences(pairs)])
 
 
 def published_table(pairs: Sequence[Beside]) -> TerminalTable:
@@ -75,26 +72,21 @@ def published_table(pairs: Sequence[Beside]) -> TerminalTable:
     columns = [
         Column("probe", numeric=False),
         *([Column("backbone", numeric=False, goes=2)] if several else []),
-        Column("top-1 %"),
-        Column("95% interval", goes=1),
-        Column("published"),
-        Column("difference"),
-        Column("published as", numeric=False, goes=3),
-        Column("source", numeric=False),
+        Column(HEADINGS.top1),
+        Column(HEADINGS.interval, goes=1),
+        Column(HEADINGS.published),
+        Column(HEADINGS.difference),
+        Column(HEADINGS.published_as, numeric=False, goes=3),
+        Column(HEADINGS.source, numeric=False),
     ]
-    rows = []
-    for one in pairs:
-        low, high = one.score.interval or (None, None)
-        rows.append([
+    rows = [
+        [
             one.result.label,
             *([one.result.backbone] if several else []),
-            f"{100 * one.score.mean:.1f}{one.mark}",
-            f"{100 * low:.1f} to {100 * high:.1f}" if low is not None and high is not None else "–",
-            f"{100 * one.figure.top1:.1f}{one.published_mark}",
-            one.shown_difference,
-            one.published_as,
-            one.figure.source,
-        ])  # fmt: skip
+            *(cell or "–" for cell in cells_of(one)),
+        ]
+        for one in pairs
+    ]
     notes = [f"{mark} {meaning}." for mark, meaning in marks_used(pairs).items()]
     of = dict.fromkeys((one.figure.encoder, one.figure.data) for one in pairs)
     title = "; ".join(f"{encoder} on {data}" for encoder, data in of)

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from iceprobe.published import Beside, beside
-from iceprobe.published.pairs import grouped, marks_used
+from iceprobe.published.cells import (
+    HEADINGS,
+    cells_of,
+    headings_of_differences,
+    rows_of_differences,
+)
+from iceprobe.published.pairs import marks_used
 from iceprobe.reporting.blocks import Block, Cell, Context, Heading, Table
 from iceprobe.reporting.finding import display_name
 from iceprobe.results.tables import leaderboard
@@ -33,47 +39,32 @@ def beside_published(context: Context) -> Block | None:
 
 
 def _figures(pairs: Sequence[Beside], context: Context) -> Table:
+    words = {"published_as", "source"}
     headings = [
         Heading("probe", numeric=False, first="ascending"),
-        Heading("top-1 %"),
-        Heading("published"),
-        Heading("difference"),
-        Heading("published as", numeric=False, first="ascending"),
-        Heading("source", numeric=False, first="ascending"),
+        *(
+            Heading(text, numeric=False, first="ascending") if name in words else Heading(text)
+            for name, text in HEADINGS._asdict().items()
+            if name != "interval"  # it stands beside the accuracy
+        ),
     ]
     rows = []
     for one in pairs:
-        interval = one.score.interval
+        cells, label = cells_of(one), one.result.label
         rows.append([
-            Cell(display_name(one.result.label), one.result.label, dot=context.palette[one.result.label], strong=True),
-            Cell(
-                f"{100 * one.score.mean:.1f}{one.mark}",
-                one.score.mean,
-                soft=f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else "",
-            ),
-            Cell(f"{100 * one.figure.top1:.1f}{one.published_mark}", one.figure.top1),
-            Cell(one.shown_difference, one.difference),
-            Cell(one.published_as),
-            Cell(one.figure.source),
+            Cell(display_name(label), label, dot=context.palette[label], strong=True),
+            Cell(cells.top1, one.score.mean, soft=cells.interval),
+            Cell(cells.published, one.figure.top1),
+            Cell(cells.difference, one.difference),
+            Cell(cells.published_as),
+            Cell(cells.source),
         ])  # fmt: skip
     return Table(headings, rows)
 
 
 def _differences(pairs: Sequence[Beside], source: str) -> Table:
     headings = [
-        Heading(text, numeric=False, first="ascending")
-        for text in ("differs", "here", source, "of")
+        Heading(text, numeric=False, first="ascending") for text in headings_of_differences(source)
     ]
-    rows = [
-        [
-            Cell(one.what),
-            Cell(one.here),
-            Cell(one.published),
-            Cell(
-                "all" if len(of) == len(pairs) else ", ".join(map(display_name, dict.fromkeys(of)))
-            ),
-        ]
-        for one, of in grouped(pairs).items()
-    ]
-    rows = rows or [[Cell("nothing that is recorded"), Cell("–"), Cell("–"), Cell("all")]]
+    rows = [[*map(Cell, row)] for row in rows_of_differences(pairs, display_name)]
     return Table(headings, rows, title=f"What differs from {source}", closed=True)
