@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tests.reporting.test_page import CHROMIUM, browser
 
 pytestmark = [browser, pytest.mark.slow]
 sync_api = pytest.importorskip("playwright.sync_api")
+PDFLATEX = shutil.which("pdflatex")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,75 @@ def test_names_are_escaped_in_each_format(classes, chromium, tmp_path):
     assert made["Markdown"].splitlines()[2] == r"| =1+1 | a\|b | \[x\] & 50% of\_$ |"
     assert r"=1+1 & a\textbar{}b & [x] \& 50\% of\_\$ \\" in made["LaTeX"]
     assert r"-0.5 & $-$2 & say \textquotedbl{}x\textquotedbl{}, twice \\" in made["LaTeX"]
+
+
+# A name as a user may have it → its LaTeX.
+TEX = {
+    r"\evil{%}": r"\textbackslash{}evil\{\%\}",
+    "a_b%c#d": r"a\_b\%c\#d",
+    "*starred": "{*}starred",
+    "[x] y": "{[}x] y",
+    "x² ± 3‡": r"x$^2$ $\pm$ 3$\ddagger$",
+    "−3.5†": r"$-$3.5$\dagger$",
+    "a--b": "a-{}-b",
+    "``''": r"\textasciigrave{}\textasciigrave{}'{}'",
+    "CO₂, 10⁻³ µm": r"CO$_2$, 10$^-$$^3$ µm",
+    "α-ReQ, Ω": r"$\alpha$-ReQ, $\Omega$",
+    "~x^2": r"\textasciitilde{}x\textasciicircum{}2",
+    "e\u0301 ≥ 1\u202f000": r"é $\geq$ 1\,000",
+    'say "x" & $5': r"say \textquotedbl{}x\textquotedbl{} \& \$5",
+    "∑ ★ ✓ ∞ – …": r"$\sum$ $\star$ $\surd$ $\infty$ -- \dots{}",
+}
+
+
+def in_latex(page, names) -> str:
+    """A table of names and their numbers."""
+    rows = [[name, str(number)] for number, name in enumerate(names)]
+    return page.evaluate(
+        "(table) => window.iceprobe.formats.LaTeX(table)",
+        {
+            "caption": "50% of names",
+            "headings": ["name", "n"],
+            "right": [False, True],
+            "rows": rows,
+        },
+    )
+
+
+def test_no_name_is_a_command_of_latex(classes, chromium, tmp_path):
+    page = opened(chromium, classes, tmp_path, wait=False)
+    assert in_latex(page, TEX).splitlines() == [
+        r"% 50% of names. Needs \usepackage{booktabs} and, for quotation marks, \usepackage[T1]{fontenc}.",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"name & n \\",
+        r"\midrule",
+        *(rf"{tex} & {number} \\" for number, tex in enumerate(TEX.values())),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("kind", ["analysed", "tags", "numbers", "folds", "bags"])
+def test_latex_compiles_what_is_copied(kind, chromium, tmp_path):
+    page = opened(chromium, KINDS[kind](tmp_path), tmp_path, wait=False)
+    tables = page.evaluate(
+        """() => {
+          const { formats, read } = window.iceprobe;
+          return [...document.querySelectorAll("table:not(.gallery)")].map((one) => formats.LaTeX(read(one)));
+        }"""
+    )
+    assert len(tables) >= 4
+    body = "\n\\clearpage\n".join([*tables, in_latex(page, TEX)])
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[T1]{fontenc}\n"
+    (tmp_path / "t.tex").write_text(f"{head}\\begin{{document}}\n{body}\n\\end{{document}}\n")
+    done = subprocess.run(
+        [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "t.tex"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1000:]
+    assert "Missing character" not in (tmp_path / "t.log").read_text(errors="replace")
 
 
 def test_without_a_clipboard_a_table_is_copied_by_hand(classes, chromium, tmp_path):

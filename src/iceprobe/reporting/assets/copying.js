@@ -60,16 +60,32 @@
   const TEX = {
     "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "_": "\\_",
     "%": "\\%", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}",
-    ">": "\\textgreater{}", "|": "\\textbar{}", "\"": "\\textquotedbl{}", "\u2212": "$-$", "–": "--", "—": "---",
-    "±": "$\\pm$", "×": "$\\times$", "≈": "$\\approx$", "≤": "$\\leq$", "≥": "$\\geq$", "·": "$\\cdot$",
-    "δ": "$\\delta$", "ρ": "$\\rho$", "²": "$^2$", "ᵥ": "$_v$", "…": "\\dots{}", "’": "'", "“": "``", "”": "''",
-    "→": "$\\rightarrow$", "✓": "$\\checkmark$", "†": "$\\dagger$", "\u00a0": "~",
+    ">": "\\textgreater{}", "|": "\\textbar{}", "\"": "\\textquotedbl{}", "`": "\\textasciigrave{}",
+    "–": "--", "—": "---", "…": "\\dots{}", "’": "'", "“": "``", "”": "''",
+    "\u00a0": "~", "\u2009": "\\,", "\u202f": "\\,", "\u200b": "",
   };
-  const tex = (text) => text.replace(/[\s\S]/gu, (letter) => TEX[letter] ?? letter);
+  // Signs of mathematics: letter by letter, and what each is called there.
+  const SIGNS = [
+    ["\u2212±×·≈≠≤≥∞∈√∂∑†‡→←↔✓✗★", "- pm times cdot approx neq leq geq infty in surd partial sum dagger ddagger "
+      + "rightarrow leftarrow leftrightarrow surd times star"],
+    ["αβγδεζηθικλμνξπρστυφχψω", "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho "
+      + "sigma tau upsilon varphi chi psi omega"],
+    ["ΓΔΘΛΞΠΣΥΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"],
+    ["⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "^0 ^1 ^2 ^3 ^4 ^5 ^6 ^7 ^8 ^9 ^+ ^- ^n"],
+    ["₀₁₂₃₄₅₆₇₈₉₊₋ᵢⱼₙᵥ", "_0 _1 _2 _3 _4 _5 _6 _7 _8 _9 _+ _- _i _j _n _v"],
+  ];
+  for (const [letters, names] of SIGNS) {
+    names.split(" ").forEach((name, i) => {
+      TEX[letters[i]] = /^[a-z]/i.test(name) ? `$\\${name}$` : `$${name}$`;
+    });
+  }
+  // Two of these side by side would become one sign: "--" a dash.
+  const tex = (text) => text.normalize("NFC")
+    .replace(/([-',])(?=\1)|[\s\S]/gu, (letter, twin) => (twin ? `${twin}{}` : TEX[letter] ?? letter));
 
   function latex({ caption, headings, right, rows }) {
-    // A row that begins with a bracket would be read as the length of the line break before it.
-    const line = (cells) => `${cells.map(tex).join(" & ").replace(/^\[/, "{[}")} \\\\\n`;
+    // A row that begins with a bracket or a star would be read as an option of the line break before it.
+    const line = (cells) => `${cells.map(tex).join(" & ").replace(/^[[*]/, "{$&}")} \\\\\n`;
     return `% ${caption}. Needs \\usepackage{booktabs} and, for quotation marks, \\usepackage[T1]{fontenc}.\n`
       + `\\begin{tabular}{${right.map((one) => (one ? "r" : "l")).join("")}}\n\\toprule\n`
       + `${line(headings)}\\midrule\n${rows.map(line).join("")}\\bottomrule\n\\end{tabular}\n`;
