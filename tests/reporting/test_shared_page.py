@@ -293,6 +293,29 @@ def test_the_dark_page_is_chosen_and_remembered_and_paper_is_white(classes, chro
     assert DARK["#5d6b7a"] == "#a3b2c1"
 
 
+def test_on_paper_tables_stay_whole_and_nothing_speaks_of_a_pointer(classes, chromium, tmp_path):
+    page = opened(chromium, classes, tmp_path)
+    page.emulate_media(media="print")
+
+    def style(what: str, part: str) -> str:
+        return page.evaluate(f"getComputedStyle(document.querySelector({what!r})).{part}")
+
+    assert "A click on a heading sorts" not in page.locator("#leaderboard .lead").inner_text()
+    assert "Hover" not in page.locator("#cost .lead").inner_text()
+    assert style("#leaderboard table", "breakInside") == "avoid"
+    assert style(".gallery", "breakInside") == "auto"  # that may be longer than a page
+    assert style("thead", "breakAfter") == style("h2", "breakAfter") == "avoid"
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll(".blocks .small")].map((one) =>
+          [one, one.closest("td")].map((at) => parseFloat(getComputedStyle(at).fontSize)))"""
+    )
+    assert sizes
+    assert all(grey < black for grey, black in sizes)  # what is grey is said beside a number
+    pdf = page.pdf(prefer_css_page_size=True)
+    pages = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf)
+    assert {(round(float(w)), round(float(h))) for w, h in pages} == {(842, 595)}  # A4, landscape
+
+
 def test_a_thousand_classes_and_sixty_probes_stay_readable(chromium, tmp_path):
     text = render(large(tmp_path), images=0)
     assert len(text.encode()) < 2_500_000
