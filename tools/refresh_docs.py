@@ -74,12 +74,14 @@ def console(arguments: str) -> str:
     return f"```console\n$ iceprobe {arguments}\n{output}\n```"
 
 
-def _small(picture: Path, to: Path) -> None:
+def small(picture: Path, to: Path) -> None:
     """A picture as pages show it: 1,240 pixels wide at most, in 256 colours."""
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
     image.thumbnail((1240, 2000))
-    image.quantize(256, dither=Image.Dither.NONE).save(to, optimize=True)
+    # Few pixels of a colour of their own, a point of a chart, keep it.
+    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    few.save(to, optimize=True)
 
 
 def _demo_table() -> str:
@@ -109,7 +111,7 @@ def main() -> None:
             again = executed(refreshed(text))
             for picture in folder.glob("*.png"):
                 if f"]({picture.name})" in text:
-                    _small(picture, DOCS / picture.name)
+                    small(picture, DOCS / picture.name)
         if again != text:
             page.write_text(again)
             print(f"{page.name}: refreshed")
