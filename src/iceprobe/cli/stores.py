@@ -8,6 +8,7 @@ from typing import Any
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.object_storage import is_remote
+from iceprobe.store.examples import example_noun
 from iceprobe.store.format import MANIFEST, Manifest, read_manifest
 
 # Files of a finished run, an unfinished one and a segmentation that name the store they read.
@@ -73,10 +74,11 @@ class Stored:
             kept += f" and {shape.num_prefix} prefix token{'s' * (shape.num_prefix > 1)}"
         views = f", {count} augmented views" if (count := settings.augmented_views) else ""
         splits = self.manifest.splits.items()
-        images = ", ".join(f"{name} {split.images:,}" for name, split in splits)
+        counts = ", ".join(f"{name} {split.images:,}" for name, split in splits)
+        examples = f"{example_noun(self.manifest)}s"
         return [
             f"{self.manifest.backbone.spec} on {self.manifest.dataset.spec}",
-            f"images: {images}; {kept} of width {shape.dim} in {settings.tokens}{views}",
+            f"{examples}: {counts}; {kept} of width {shape.dim} in {settings.tokens}{views}",
         ]
 
 
