@@ -508,7 +508,7 @@ class AdaptCall(Adaptation, Folder, Call, LogCall):
     on_estimate: Annotated[Any, _ON_ESTIMATE] = None
 
 
-class SegmentCall(Segmentation, Folder, Call):
+class SegmentCall(Segmentation, Folder, Call, LogCall):
     """All that ``iceprobe.segment`` takes besides store and probes."""
 
     EARLIER: ClassVar = {"tell": "on_estimate"}
@@ -772,7 +772,7 @@ class AdaptRun(Logged, Adaptation, OneSource, Folder):
     long: Annotated[bool, _LONG] = False
 
 
-class SegmentRun(Segmentation, Storing, OneSource, Folder):
+class SegmentRun(Logged, Segmentation, Storing, OneSource, Folder):
     """``iceprobe segment``."""
 
     EARLIER: ClassVar = {"amp": "forward_dtype"}

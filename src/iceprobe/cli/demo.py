@@ -22,7 +22,7 @@ DEMO = {
 }
 
 
-@options(Run, only=("output", "features", "device"))
+@options(Run, only=("output", "features", "device", "log"))
 def demo(given: Given, resume: Resume = True) -> None:
     """Probe the bundled backbone on the bundled images and write a report; needs no network.
 

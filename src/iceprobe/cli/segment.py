@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import iceprobe
@@ -18,9 +17,16 @@ from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
 from iceprobe.cli.sources import Sources
-from iceprobe.cli.stages import check_features_of, print_duration, tell_complete
+from iceprobe.cli.stages import (
+    check_features_of,
+    complete_log,
+    print_duration,
+    session_of,
+    tell_complete,
+)
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import part_of
+from iceprobe.loggers import parse_logger
 from iceprobe.machine.temporary import new_folder
 from iceprobe.results.dense import Dense
 from iceprobe.results.segmentation_files import PICTURE_NAME, read_segmentations
@@ -61,37 +67,46 @@ def execute(config: SegmentRun) -> None:
     from iceprobe.dense.api import check_probes
 
     check_probes(config.probe)
+    for text in config.log:
+        parse_logger(text)
     folder = RunFolder(config)
     if folder.state == "finished":
         results = read_segmentations(folder.path)
         check_features_of(results, folder, _identities(config))
         if not folder.report.exists():  # of an earlier iceprobe
             iceprobe.report(results, folder.report)
+        complete_log(folder, results)
         tell_complete(folder)
     else:
-        results = _run(config, folder.path)
+        results = _run(config, folder)
     _show(results, folder)
 
 
-def _run(config: SegmentRun, output: Path) -> list[Dense]:
+def _run(config: SegmentRun, run: RunFolder) -> list[Dense]:
     check_features(config.features, "--features")
     command = shlex.join(["iceprobe", *sys.argv[1:]])
-    with RunLog() as run_log, new_folder(output, "--output") as folder:
-        log.info("%s", command)
-        with Bars() as progress:
-            store = _extract(config, progress)
-            results = iceprobe.segment(
-                store,
-                config.probe,
-                part_of(config, settings.Segmentation),
-                output=folder,
-                progress=progress,
-                on_estimate=partial(print_duration, config),
-                command=command,
-            )
-        run_log.write_to(folder / "log.txt")
-        (folder / "config.yaml").write_text(to_yaml(config))
-        iceprobe.report(results, folder / "report.html")
+    with RunLog() as run_log, session_of(run) as session:
+        with new_folder(run.path, "--output") as folder:
+            log.info("%s", command)
+            with Bars() as progress:
+                store = _extract(config, progress)
+                results = iceprobe.segment(
+                    store,
+                    config.probe,
+                    part_of(config, settings.Segmentation),
+                    output=folder,
+                    progress=progress,
+                    on_estimate=partial(print_duration, config),
+                    command=command,
+                    log=session,
+                )
+            run_log.write_to(folder / "log.txt")
+            (folder / "config.yaml").write_text(to_yaml(config))
+            iceprobe.report(results, folder / "report.html")
+        session.report(run.report)
+        places = session.places
+    for place in places:
+        say(f"logged to {place}")
     return results
 
 

@@ -28,7 +28,7 @@ from iceprobe.probes.registry import probe_options
 from iceprobe.protocols.protocol import check_splits, launch_line, protocol_of, reported
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.dense import Dense
-from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, SegmentRun, Views
+from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,8 +150,7 @@ def session_of(folder: RunFolder) -> "Session":
     from iceprobe.loggers.session import Session  # numpy, which `ls` has no need of
 
     config = folder.config
-    asked = [] if isinstance(config, SegmentRun) else config.log
-    return Session(asked, {**written(config), "run": str(folder.path)})
+    return Session(config.log, {**written(config), "run": str(folder.path)}, folder.path)
 
 
 def check_fit(
@@ -282,12 +281,17 @@ def show_finished(
         )
     results = check_finished(folder, identities())
     finish_off(folder, results)
-    with session_of(folder) as session:
-        if session and not session.complete(folder.path, results):
-            say(f"nothing new to log: {folder.path} was finished before")
+    complete_log(folder, results)
     read()
     tell_complete(folder)
     show(results, folder)
+
+
+def complete_log(folder: RunFolder, results: Sequence[FittedResult | Dense]) -> None:
+    """Log what is missing of a finished run."""
+    with session_of(folder) as session:
+        if session and not session.complete(folder.path, results):
+            say(f"nothing new to log: {folder.path} was finished before")
 
 
 def finish_off(folder: RunFolder, results: Sequence[FittedResult]) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 
@@ -16,9 +17,11 @@ from iceprobe.core.text import DAY, duration
 from iceprobe.dense.files import reopened, write_segmentations
 from iceprobe.dense.protocol import DenseContext, run_heldout
 from iceprobe.dense.results import IMAGES_AT_ONCE, Facts, dense_results
+from iceprobe.fitting.api import described
 from iceprobe.fitting.checkpoint import Checkpoint
 from iceprobe.fitting.checks import check_device, check_named, check_training_images
 from iceprobe.fitting.run_folder import begin, check_same
+from iceprobe.loggers.session import Session, logging_to
 from iceprobe.machine.progress import callback, shows_progress, timed
 from iceprobe.machine.temporary import new_folder
 from iceprobe.machine.torch_state import in_own_state
@@ -57,7 +60,8 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         settings: an :class:`iceprobe.settings.Segmentation`, its options as keywords, or
             both; with ``output``, a folder for ``dense.json``, ``dense.csv``, ``segmentation.png`` and the
             fitted probes, new or with this very run (nothing is written by default), ``progress``,
-            ``command``, and ``on_estimate``, called with the seconds of training, about, after its first steps.
+            ``command``, ``log``, which needs an ``output``, and ``on_estimate``, called with the seconds of
+            training, about, after its first steps.
 
     Returns:
         One result a probe, in the order asked for, with the fitted modules. Where ``output`` holds
@@ -67,8 +71,18 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         IceprobeError: for a store without masks or depth maps, patch tokens or a grid, for maps of which
             nothing can be learnt, for probes that don't segment, for settings that mean nothing, and for an ``output`` with something else.
     """
-    labels = check_probes(probes)
-    split, output = call.split, call.output
+    output = call.output and call.output.expanduser()
+    if call.log and output is None:
+        raise IceprobeError("log= tells of a run folder: give output= as well, a new folder")
+    with logging_to(call.log, output) as session:
+        return _segment(store, check_probes(probes), output, call, session)
+
+
+def _segment(
+    store: Store, labels: list[str], output: Path | None, call: SegmentCall, session: Session
+) -> list[Dense]:
+    """:func:`segment` with its loggers made."""
+    split = call.split
     task = task_of(store)
     check_store(store, split, task)
     protocol = get_protocol(
@@ -96,10 +110,11 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         "device": device.type,
     }
     if output is not None:
-        output = output.expanduser()
         if (output / JSON_NAME).exists():
             check_same(output, request)
-            return [reopened(one, store) for one in read_segmentations(output)]
+            done = read_segmentations(output)
+            session.complete(output, done)
+            return [reopened(one, store) for one in done]
         store.dataset()  # the picture shows its images: better refused now than after the fit
     context = DenseContext(
         protocol,
@@ -111,10 +126,14 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         Checkpoint(None, ""),
         timed(callback(call.progress), {"select"}, expected),
         task.learning_pixels(_pixels(store, "train", task)),
+        tell=session.curves if session else None,
     )
     task.check_pixels(_pixels(store, split, task), split)
     command = call.command if call.command is not None else shlex.join(sys.argv)
     with nullcontext() if output is None else new_folder(output, "--output") as folder:
+        if folder is not None:
+            begin(folder, request)
+            session.begin(folder, described(store.manifest, request))
         began = time.perf_counter()
         fitted = run_heldout(
             context, store, labels, seeds=range(call.seeds), split=split, memory=call.memory
@@ -124,8 +143,8 @@ def segment(store: Store, probes: Sequence[str] = PROBES, *, call: SegmentCall) 
         facts = Facts(context, store, split, origin, store.groups(split), seconds)
         results = dense_results(fitted, facts)
         if folder is not None:
-            begin(folder, request)
             results = write_segmentations(folder, results, store)
+        session.results(results)
     return [result.replaced(run=output) for result in results]
 
 

@@ -18,7 +18,8 @@ class Event:
     begin     the settings, a ``dict`` of texts, numbers and lists       None
     curves    ``list[CurveRow]``, the rows of ``curves.csv`` of one      the epoch,
               epoch: one a member                                        from 1
-    results   ``list[Result]``, as in ``results.json``                   None
+    results   ``list[Result]``, as in ``results.json``; of               None
+              ``segment`` ``list[Dense]``
     report    ``Path`` of ``report.html``                                None
     end       ``"finished"``, ``"stopped"`` or ``"failed"``              None
     ========= ========================================================== =============
@@ -26,6 +27,7 @@ class Event:
     Attributes:
         kind: of the table.
         run: the run folder.
+        folder: the one that becomes it at the end, while that of ``segment`` isn't complete.
         payload: of the table.
         step: of the table.
         of: of curves: the training that the rows are of, ``"select 2/5"``,
@@ -40,6 +42,7 @@ class Event:
     step: int | None = None
     of: str = ""
     metric: str = ""
+    folder: Path | None = None
 
 
 Log = Callable[[Event], object]

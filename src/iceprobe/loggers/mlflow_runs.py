@@ -11,9 +11,8 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.extras import require
 from iceprobe.core.text import short_name, visible, without_credentials
 from iceprobe.loggers.events import Event
-from iceprobe.loggers.names import curve_values, reason, run_name, score_values
+from iceprobe.loggers.names import csv, curve_values, markdown, reason, run_name, score_values
 from iceprobe.results.provenance import now
-from iceprobe.results.tables import to_csv, to_markdown
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 AT_ONCE = 1000  # metrics of a request, at most; parameters: 100
@@ -62,8 +61,8 @@ class MlflowRun:
                 self._metrics(curve_values(event), event.step)
             elif event.kind == "results":
                 self._metrics(score_values(event.payload), 0)
-                self._client.log_text(self.identity, to_csv(event.payload), "leaderboard.csv")
-                self._client.log_text(self.identity, to_markdown(event.payload), "leaderboard.md")
+                self._client.log_text(self.identity, csv(event.payload), "leaderboard.csv")
+                self._client.log_text(self.identity, markdown(event.payload), "leaderboard.md")
             elif event.kind == "report":
                 self._client.log_artifact(self.identity, str(event.payload))
             else:

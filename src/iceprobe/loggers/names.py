@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iceprobe.core.text import visible, without_credentials
+from iceprobe.core.text import csv_text, visible, without_credentials
 from iceprobe.loggers.events import Event
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.dense import Dense, best_first
 from iceprobe.results.schema import Result
-from iceprobe.results.tables import leaderboard
+from iceprobe.results.tables import leaderboard, markdown_table, to_csv, to_markdown
+from iceprobe.results.terminal import Column
 
 COLUMNS = ("probe", "metric", "mean", "sd", "low", "high", "parameters", "flops", "seconds")
 
@@ -32,7 +34,7 @@ def _setting(row: CurveRow) -> str:
     return f"{rate}{decay}seed {row.seed}"
 
 
-def score_values(results: Sequence[Result]) -> dict[str, float]:
+def score_values(results: Sequence[Result | Dense]) -> dict[str, float]:
     """Each metric of each result, and the ends of its interval, by name: ``results/ep8/top1 low``."""
     values = {}
     for result in results:
@@ -44,16 +46,46 @@ def score_values(results: Sequence[Result]) -> dict[str, float]:
     return values
 
 
-def score_rows(results: Sequence[Result]) -> list[list[Any]]:
+def score_rows(results: Sequence[Result | Dense]) -> list[list[Any]]:
     """The leaderboard, a row a probe and metric, in the order of :data:`COLUMNS`; None where there is none."""
+    dense, fitted = _apart(results)
+    ordered: list[Result | Dense] = [*leaderboard(fitted), *best_first(dense)]
     return [
         [
             visible(one.label), name, score.mean, score.sd, *(score.interval or (None, None)),
-            one.parameters.total, one.flops.per_image, one.seconds,
+            one.parameters if isinstance(one, Dense) else one.parameters.total,
+            one.flops.per_image, one.seconds,
         ]
-        for one in leaderboard(results)
+        for one in ordered
         for name, score in one.metrics.items()
     ]  # fmt: skip
+
+
+def csv(results: Sequence[Result | Dense]) -> str:
+    """The leaderboard as CSV."""
+    dense, fitted = _apart(results)
+    return csv_text([COLUMNS, *_cells(dense)]) if dense else to_csv(fitted)
+
+
+def markdown(results: Sequence[Result | Dense]) -> str:
+    """The leaderboard as Markdown."""
+    dense, fitted = _apart(results)
+    if not dense:
+        return to_markdown(fitted)
+    columns = [Column(name, numeric=name not in ("probe", "metric")) for name in COLUMNS]
+    return "\n".join(markdown_table(columns, _cells(dense))) + "\n"
+
+
+def _apart(results: Sequence[Result | Dense]) -> tuple[list[Dense], list[Result]]:
+    dense = [one for one in results if isinstance(one, Dense)]
+    return dense, [one for one in results if isinstance(one, Result)]
+
+
+def _cells(dense: Sequence[Dense]) -> list[list[str]]:
+    return [
+        ["" if one is None else one if isinstance(one, str) else f"{one:.6g}" for one in row]
+        for row in score_rows(dense)
+    ]
 
 
 def run_name(run: Path, asked: str | None) -> str:

@@ -22,6 +22,7 @@ from iceprobe.machine.files import write_atomically
 from iceprobe.machine.processes import first, world
 from iceprobe.machine.signals import Stopped
 from iceprobe.results.curves import CurveRow
+from iceprobe.results.dense import Dense
 from iceprobe.results.schema import Result
 
 log = logging.getLogger("iceprobe")
@@ -55,17 +56,20 @@ class Session:
     Args:
         asked: spec strings and callables, one or a list.
         settings: of the run, logged with those that the fit itself states.
+        run: the run folder, where the fit writes one that becomes it at the end.
 
     Raises:
         IceprobeError: when it is entered, for a logger that can't start; nothing is written yet.
     """
 
-    def __init__(self, asked: Any, settings: Mapping[str, Any] | None = None):
+    def __init__(
+        self, asked: Any, settings: Mapping[str, Any] | None = None, run: Path | None = None
+    ):
         single = asked is None or isinstance(asked, str) or callable(asked)
         self._asked: Sequence[Any] = ([] if asked is None else [asked]) if single else list(asked)
         self._settings = dict(settings or {})
         self._loggers: list[_Logger] = []
-        self._run: Path | None = None
+        self._run, self._folder = run, run
 
     def __bool__(self) -> bool:
         return bool(self._asked)
@@ -97,29 +101,31 @@ class Session:
         order = ["", *LOGGERS]
         self._loggers = [one for _, one in sorted(made, key=lambda pair: order.index(pair[0]))]
 
-    def begin(self, run: Path, settings: Mapping[str, Any]) -> None:
-        """Start every logger, in the tool's run that it wrote before, if it did.
+    def begin(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Start every logger, in the tool's run that it wrote before into ``folder``, if it did.
 
         Raises:
             IceprobeError: naming the one that can't.
         """
-        self._run, earlier = run, _read(run)
+        self._run, self._folder, earlier = self._run or folder, folder, _read(folder)
         for one in self._loggers:
             self._begin(one, earlier, {**settings, **self._settings})
         if any(one.kept for one in self._loggers):
             self._keep()
 
     def _begin(self, one: _Logger, earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        assert self._run is not None
         if one.kept and (state := earlier.get(one.name)) is not None:
             one.call.identity, one.logged = state["identity"], dict(state["logged"])
             one.call.done = sum(one.logged.values())
         try:
-            one.call(Event("begin", self._run, dict(settings)))
+            one.call(self._event("begin", dict(settings)))
         except IceprobeError:
             raise
         except Exception as error:
-            again = f", or remove {self._run / FILE_NAME} to begin a new one" if one.logged else ""
+            assert self._folder is not None
+            again = (
+                f", or remove {self._folder / FILE_NAME} to begin a new one" if one.logged else ""
+            )
             raise IceprobeError(
                 f"log {one.name!r} can't start ({reason(error)}): put that right{again}, or leave it out"
             ) from error
@@ -139,15 +145,14 @@ class Session:
         if not rows or not world().main or not any(one.at_work for one in self._loggers):
             return
         epoch, key = rows[0].epoch, once or of
-        assert self._run is not None
-        event = Event("curves", self._run, list(rows), step=epoch, of=of, metric=metric)
+        event = self._event("curves", list(rows), step=epoch, of=of, metric=metric)
         for one in self._loggers:
             if epoch > one.logged.get(key, 0) and self._give(one, event):
                 one.logged[key] = epoch
         if any(one.kept for one in self._loggers):
             self._keep()
 
-    def results(self, results: Sequence[Result]) -> None:
+    def results(self, results: Sequence[Result | Dense]) -> None:
         """Log the leaderboard."""
         self._tell("results", list(results))
 
@@ -155,7 +160,7 @@ class Session:
         """Log the report."""
         self._tell("report", path)
 
-    def complete(self, run: Path, results: Sequence[Result]) -> bool:
+    def complete(self, run: Path, results: Sequence[Result | Dense]) -> bool:
         """Log what is missing of a finished run, and say whether that is anything.
 
         It is nothing, unless the run was killed between its results and the end of its loggers.
@@ -166,7 +171,7 @@ class Session:
         ]
         if not missing:
             return False
-        self._run, self._loggers = run, missing
+        self._run, self._folder, self._loggers = run, run, missing
         for one in missing:
             self._begin(one, earlier, self._settings)
         self.results(results)
@@ -187,10 +192,16 @@ class Session:
                 self._keep()
 
     def _tell(self, kind: Any, payload: Any) -> None:
-        if self._run is None or not world().main:
+        if not world().main:
             return
         for one in self._loggers:
-            self._give(one, Event(kind, self._run, payload))
+            if one.at_work:
+                self._give(one, self._event(kind, payload))
+
+    def _event(self, kind: Any, payload: Any, **curves: Any) -> Event:
+        assert self._run is not None
+        folder = self._folder if self._folder != self._run else None
+        return Event(kind, self._run, payload, folder=folder, **curves)
 
     def _give(self, one: _Logger, event: Event) -> bool:
         """Whether the logger took the event. One that fails is told nothing more: the fit comes first."""
@@ -206,15 +217,17 @@ class Session:
     def _keep(self) -> None:
         """Write how far each tracker is, beside what earlier starts logged elsewhere."""
         assert self._run is not None
-        if not self._run.is_dir():
+        assert self._folder is not None
+        folder = self._folder if self._folder.is_dir() else self._run
+        if not folder.is_dir():
             return  # removed while the fit was at work, which says so
-        states = _read(self._run) | {
+        states = _read(folder) | {
             one.name: {"identity": one.call.identity, "logged": one.logged, "ended": one.ended}
             for one in self._loggers
             if one.kept
         }
         text = json.dumps(states, indent=1) + "\n"
-        write_atomically(self._run / FILE_NAME, text.encode())
+        write_atomically(folder / FILE_NAME, text.encode())
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -241,12 +254,14 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def logging_to(asked: Log | str | Sequence[Log | str] | Session | None) -> Iterator[Session]:
+def logging_to(
+    asked: Log | str | Sequence[Log | str] | Session | None, run: Path | None = None
+) -> Iterator[Session]:
     """The session of a call from Python: a new one, or the caller's own, which the caller ends."""
     if isinstance(asked, Session):
         yield asked
         return
-    with Session(asked) as session:
+    with Session(asked, run=run) as session:
         yield session
 
 

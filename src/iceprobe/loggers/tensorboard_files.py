@@ -9,9 +9,8 @@ from typing import Any
 from iceprobe.core.extras import require
 from iceprobe.core.text import utf8, visible
 from iceprobe.loggers.events import Event
-from iceprobe.loggers.names import curve_values, run_name, score_values
+from iceprobe.loggers.names import curve_values, markdown, run_name, score_values
 from iceprobe.results.provenance import now
-from iceprobe.results.tables import to_markdown
 
 FOLDER = "tensorboard"  # in the run folder
 
@@ -46,7 +45,7 @@ class TensorBoardFiles:
         elif event.kind == "results":
             for name, value in score_values(event.payload).items():
                 self._write(scalar(name, value), 0)
-            self._say("results", to_markdown(event.payload))
+            self._say("results", markdown(event.payload))
         elif event.kind == "report":
             self._say("report", f"    {visible(str(event.payload))}")
         self._file.flush()
@@ -54,16 +53,18 @@ class TensorBoardFiles:
             self._file.close()
 
     def _begin(self, event: Event) -> None:
-        folder = event.run / FOLDER
+        inside = Path()
         if self._folder is not None or self._name is not None:
-            folder = Path(self._folder or event.run / FOLDER) / run_name(event.run, self._name)
+            inside = Path(run_name(event.run, self._name))
+        folder = Path(self._folder or (event.folder or event.run) / FOLDER) / inside
+        final = Path(self._folder or event.run / FOLDER) / inside
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
         self._file = self._records.RecordWriter(file.open("wb"))
-        self.place = f"TensorBoard files in {folder}"
+        self.place = f"TensorBoard files in {final}"
         self._put(file_version="brain.Event:2")
         if self.identity is None:
-            self.identity = str(folder)
+            self.identity = str(final)
             lines = json.dumps(event.payload, indent=1, default=str).splitlines()
             self._say("settings", "\n".join(f"    {line}" for line in lines))
         self._file.flush()

@@ -99,6 +99,11 @@ class Dense(Record):
         """The primary metric."""
 
     @property
+    def metrics(self) -> dict[str, Score]:
+        """All its scores by name."""
+        return {name: value for name, value in self if isinstance(value, Score)}
+
+    @property
     @abstractmethod
     def num_outputs(self) -> int:
         """K of its modules."""
