@@ -82,20 +82,73 @@ def test_a_stage_that_has_only_begun_is_named_after_two_seconds(clock):
     assert said == ["report: 0/1", "report: 1/1 in 4.0 s"]
 
 
-def test_a_command_gives_a_sign_of_life_after_two_seconds_where_no_stage_does(monkeypatch):
-    monkeypatch.setattr(outlet, "said", 0.0)
+@pytest.fixture
+def signs(monkeypatch):
+    """Of a command that began at 100: its sign at a time, if there is one, as its thread gives it."""
+    now = {"at": 100.0}
+    for one in (progress, terminal):
+        monkeypatch.setattr(one, "time", SimpleNamespace(monotonic=lambda: now["at"]))
     monkeypatch.setattr(terminal, "SECONDS_TO_FIRST_SIGN", 2.0)
-    assert terminal.sign(100.0, 101.9) is None
-    assert terminal.sign(100.0, 102.0) == "preparing: at work for 2.0 s"
+    monkeypatch.setattr(progress, "SECONDS_TO_SIGN", 2.0)
+    for name, value in {"began": 100.0, "said": 0.0, "signed": False}.items():
+        monkeypatch.setattr(outlet, name, value)
+
+    def at(moment):
+        now["at"] = moment
+        if (line := terminal.sign(moment)) is not None:
+            outlet.said, outlet.signed = moment, True
+        return line
+
+    return at
+
+
+def test_a_command_gives_a_sign_of_life_where_no_stage_does(signs, monkeypatch):
+    assert signs(101.9) is None
+    assert signs(102.0) == "preparing: at work for 2.0 s"
+    assert signs(131.9) is None
+    assert signs(132.0) == "preparing: at work for 32.0 s"
     loading = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
     monkeypatch.setitem(sys.modules, "torch", loading)
-    assert terminal.sign(100.0, 102.0) == "loading torch: at work for 2.0 s"
-    outlet.said = 102.0
-    assert terminal.sign(100.0, 131.9) is None
-    assert terminal.sign(100.0, 132.0) is not None
+    assert signs(162.0) == "loading torch: at work for 1 min 02 s"
     with Bars():
-        assert terminal.sign(100.0, 200.0) is None
+        assert signs(200.0) is None
     assert not outlet.watched
+
+
+def test_what_goes_on_after_a_table_or_a_stage_has_its_own_sign(signs, capsys):
+    assert signs(102.0) is not None
+    outlet.print("a table")  # at 102
+    assert signs(103.9) is None
+    assert signs(104.0) == "going on: at work for 4.0 s"
+    assert signs(110.0) is None
+    with terminal.at_work("report"):  # from 110
+        assert signs(111.9) is None
+        assert signs(112.0) == "report: at work for 2.0 s"
+        assert signs(120.0) is None
+    with Bars():  # a stage that said nothing
+        assert signs(130.0) is None
+    assert signs(131.9) is None
+    assert signs(132.0) is not None
+    assert capsys.readouterr().out == "a table\n"
+
+
+def test_silence_before_the_first_stage_counts_from_the_beginning_of_the_command(signs, capsys):
+    assert signs(101.5) is None
+    bars = Bars()
+    bars._lines.tick()
+    assert capsys.readouterr().out == ""
+    assert signs(102.0) is not None  # given: what follows counts from here
+    later = Bars()
+    later._lines.tick()
+    assert capsys.readouterr().out == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outlet, "signed", False)
+        patch.setattr(outlet, "said", 0.0)
+        signs(101.5)
+        waiting = Bars()
+        patch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 102.0))
+        waiting._lines.tick()
+    assert capsys.readouterr().out == "preparing: at work for 0.5 s\n"  # of silence 2
 
 
 @pytest.mark.usefixtures("clock")  # stands still

@@ -171,7 +171,7 @@ def _adapt(
             setting, train, reported, seeds=range(call.seeds), trainings=trainings, folder=folder,
             groups=groups,
         )  # fmt: skip
-        _estimate(run, adapted, call.on_estimate)
+        _estimate(run, adapted, call.on_estimate, progress)
         begin(folder, request)
         session.begin(folder, described(manifest, request))
         results = _frozen(
@@ -272,12 +272,19 @@ def _groups(dataset: Dataset, examples: Examples) -> NDArray[np.int64] | None:
 
 
 def _estimate(
-    run: AdaptationRun, asked: list[tuple[str, str]], on_estimate: Callable[[float], None] | None
+    run: AdaptationRun,
+    asked: list[tuple[str, str]],
+    on_estimate: Callable[[float], None] | None,
+    progress: Callable[[str, int, int], None],
 ) -> None:
     """Build every pair and take two steps of it: finds errors early and estimates the time."""
     if not asked:
         return
-    seconds = sum(run.time_step(pair) for pair in asked)
+    seconds = 0.0
+    for done, pair in enumerate(asked):
+        progress("first steps", done, len(asked))
+        seconds += run.time_step(pair)
+    progress("first steps", len(asked), len(asked))
     level = logging.WARNING if seconds > DAY else logging.INFO
     log.log(level, "about %s of training, by its first steps", duration(seconds))
     if on_estimate is not None:

@@ -9,7 +9,7 @@ import typer
 import iceprobe
 from iceprobe.cli.arguments import named_result
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, console, note, say, table_of
+from iceprobe.cli.console import Bars, at_work, console, note, say, table_of
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
@@ -54,14 +54,15 @@ def analyze(
     chosen = [named_result(results, one) for one in config.probe] if config.probe else results
     if config.figure is not None:
         check_file(config.figure, "--figure")
-        written = iceprobe.figure(
-            chosen,
-            config.figure,
-            images=config.images,
-            column=config.column,
-            evidence=config.evidence,
-            trust=trust,
-        )
+        with at_work("figure"):
+            written = iceprobe.figure(
+                chosen,
+                config.figure,
+                images=config.images,
+                column=config.column,
+                evidence=config.evidence,
+                trust=trust,
+            )
         say(written.resolve())
         return
     if config.evidence is not None:
@@ -97,7 +98,9 @@ def analyze(
     if config.attention is not None:
         say(config.attention.expanduser().resolve())
     files = write_analyses(run, analyses)
-    for path in (*files, iceprobe.report(results, run / "report.html", trust=trust)):
+    with at_work("report"):
+        page = iceprobe.report(results, run / "report.html", trust=trust)
+    for path in (*files, page):
         say(path.resolve())
 
 

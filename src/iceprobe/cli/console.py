@@ -23,7 +23,7 @@ from iceprobe.machine import progress
 from iceprobe.machine.object_storage import RemotePath
 from iceprobe.results.terminal import Column, TerminalTable
 
-SECONDS_TO_FIRST_SIGN = 2.0
+SECONDS_TO_FIRST_SIGN = 1.2  # and what Python takes to begin: two seconds in all
 
 T = TypeVar("T")
 
@@ -36,17 +36,23 @@ class _Outlet(Console):
     Attributes:
         answer: the document that tables go to, where a program reads them.
         brief: whether what is said on the way isn't shown.
-        said: when something was printed, on the monotonic clock.
+        began: when the command, or what it is `at_work` on, began, on the monotonic clock.
+        said: when something was printed.
+        signed: whether the last of that was a sign of life.
+        doing: what it is `at_work` on; of other work that isn't known.
         watched: whether `Bars` report the stages.
     """
 
     answer: Answer | None = None
     brief: bool = False
+    began: float | None = None
     said: float = 0.0
+    signed: bool = False
+    doing: str | None = None
     watched: bool = False
 
     def print(self, *objects: Any, **options: Any) -> None:
-        self.said = time.monotonic()
+        self.said, self.signed = time.monotonic(), False
         if self.answer is not None and not self.quiet:
             for table in (one for one in objects if isinstance(one, TerminalTable)):
                 self.answer.add(table.name, table.entries)
@@ -90,15 +96,31 @@ def answering(command: str, *, as_json: bool, quiet: bool) -> Iterator[None]:
             print(answer, flush=True)
 
 
-def sign(began: float, now: float) -> str | None:
-    """What is to be said of a command in which no stage has begun: a sign of life after two seconds, then one
-    every 30."""
-    due = SECONDS_TO_FIRST_SIGN if console.said <= began else progress.SECONDS_BETWEEN_LINES
-    if console.watched or now - max(began, console.said) < due:
+def sign(now: float) -> str | None:
+    """What is to be said of a command outside of its stages: a sign of life soon after it has begun, or has last
+    said something else, then one every 30 seconds."""
+    assert console.began is not None
+    since = max(console.began, console.said)
+    due = progress.SECONDS_BETWEEN_LINES if console.signed else SECONDS_TO_FIRST_SIGN
+    if console.watched or now - since < due:
         return None
     torch = sys.modules.get("torch")
     loading = torch is not None and getattr(torch.__spec__, "_initializing", False)
-    return f"{'loading torch' if loading else 'preparing'}: at work for {duration(now - began)}"
+    what = "preparing" if console.said <= console.began or console.signed else "going on"
+    what = "loading torch" if loading else console.doing or what
+    return f"{what}: at work for {duration(now - console.began)}"
+
+
+@contextlib.contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """Work without stages: a spinner in a terminal, elsewhere its signs of life name it."""
+    before = console.began, console.doing
+    console.began, console.doing, console.signed = time.monotonic(), what, False
+    try:
+        with console.status(what):
+            yield
+    finally:
+        console.began, console.doing = before
 
 
 @contextlib.contextmanager
@@ -107,12 +129,13 @@ def _signs() -> Iterator[None]:
     if console.is_terminal or console.brief or console.quiet:
         yield
         return
-    began, end = time.monotonic(), threading.Event()
+    end = threading.Event()
+    console.began, console.signed = time.monotonic(), False
 
     def tell() -> None:
-        while not end.wait(0.5):
-            if (line := sign(began, time.monotonic())) is not None:
-                console.said = time.monotonic()
+        while not end.wait(progress.SECONDS_BETWEEN_TICKS):
+            if (line := sign(time.monotonic())) is not None:
+                console.said, console.signed = time.monotonic(), True
                 print(line, file=sys.stderr, flush=True)
 
     teller = threading.Thread(target=tell, name="signs", daemon=True)
@@ -122,6 +145,7 @@ def _signs() -> Iterator[None]:
     finally:
         end.set()
         teller.join()
+        console.began = None
 
 
 def say(text: object, style: str | None = None) -> None:
@@ -214,6 +238,8 @@ class Bars(progress.Bars):
     def __init__(self, *, transient: bool = False) -> None:
         nowhere = Console(quiet=True, force_interactive=False)
         super().__init__(nowhere if console.brief else console, transient=transient)
+        if console.began is not None and not console.signed:
+            self._lines.quiet_since(max(console.began, console.said))
 
     def __enter__(self) -> Self:
         console.watched = True
@@ -221,4 +247,4 @@ class Bars(progress.Bars):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        console.watched, console.said = False, time.monotonic()
+        console.watched, console.said, console.signed = False, time.monotonic(), False

@@ -7,7 +7,7 @@ import typer
 
 import iceprobe
 from iceprobe.cli.arguments import named_result
-from iceprobe.cli.console import console, say
+from iceprobe.cli.console import at_work, say
 from iceprobe.cli.paths import check_writable
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
@@ -48,7 +48,7 @@ def export(
     result = _only_trained(results, run) if probe is None else named_result(results, probe)
     place = output or run / "exported" / _name(result, seed, format)
     check_writable(place, "--output")
-    with console.status("exporting"):
+    with at_work("exporting"):
         iceprobe.export(
             result, place, seed=seed, format=format, backbone_weights=backbone_weights, trust=trust
         )

@@ -6,7 +6,7 @@ from typing import Any
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.campaign import cells
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import console
+from iceprobe.cli.console import at_work, console
 from iceprobe.cli.estimate import costs, estimate, refusals, rows, rows_of_tokens
 from iceprobe.cli.paths import check_features
 from iceprobe.cli.signature import Arguments, Given, options
@@ -55,7 +55,8 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         if config.images is None:
             sources.check(run)
         shape = sources.shape(run)
-        extraction, fitting = estimate(backbone, shape, dataset, run, measure_seconds=3.0)
+        with at_work("measuring the pace of backbone and fit"):
+            extraction, fitting = estimate(backbone, shape, dataset, run, measure_seconds=3.0)
         images = run.data[0] if config.images is None else f"{config.images:,} images"
         lines = [*rows(extraction, fitting, run, shape), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"

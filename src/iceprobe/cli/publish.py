@@ -7,7 +7,7 @@ import typer
 from rich.filesize import decimal
 
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import answers, console, note, say, wrote
+from iceprobe.cli.console import answers, at_work, note, say, wrote
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.errors import IceprobeError
 from iceprobe.settings import Publishing
@@ -44,7 +44,7 @@ def publish(
         )
         raise IceprobeError(f"publish where? {ways}")
     settings = resolve(Publishing, given)
-    with console.status("preparing"):
+    with at_work("writing the files"):
         made = published(run, to, settings, dry_run=True, trust=trust)
     files = [{"path": name, "bytes": len(content)} for name, content in made.files.items()]
     if not answers("files", files):
@@ -58,6 +58,6 @@ def publish(
     if settings.dry_run or made.missing:
         note(f"Not sent: {made.missing or 'a dry run'}; it would go to {made.place}.")
         return
-    with console.status("sending"):
+    with at_work("sending"):
         place = made.send()
     wrote(place)

@@ -1,12 +1,13 @@
 """``iceprobe report``: results of one or more runs as HTML, Markdown or CSV."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import iceprobe
-from iceprobe.cli.console import say
+from iceprobe.cli.console import at_work, say
 from iceprobe.cli.paths import check_file
 from iceprobe.cli.signature import Trust
 from iceprobe.core.errors import IceprobeError
@@ -47,6 +48,12 @@ def report(
     check_file(path, "--output")
     if not path.suffix:
         raise IceprobeError(f"output {str(path)!r}: a report ends in .html, .md or .csv")
+    with at_work("report"):
+        _write(runs, path, metric, trust)
+    say(path.resolve())
+
+
+def _write(runs: Sequence[Path], path: Path, metric: str | None, trust: bool) -> None:
     if len(runs) == 1 and is_segmented(runs[0]):
         if metric is not None:
             raise IceprobeError(
@@ -60,4 +67,3 @@ def report(
 
             results = [led_by(result, metric) for result in results]
         iceprobe.report(results, path, trust=trust)
-    say(path.resolve())

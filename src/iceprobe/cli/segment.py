@@ -11,7 +11,7 @@ import iceprobe
 from iceprobe import settings
 from iceprobe.cli.arguments import resolve_arguments
 from iceprobe.cli.config import to_yaml
-from iceprobe.cli.console import Bars, console, note, say
+from iceprobe.cli.console import Bars, at_work, console, note, say
 from iceprobe.cli.dense_table import said_below, table
 from iceprobe.cli.folder import RunFolder, RunLog
 from iceprobe.cli.paths import check_features
@@ -102,7 +102,8 @@ def _run(config: SegmentRun, run: RunFolder) -> list[Dense]:
                 )
             run_log.write_to(folder / "log.txt")
             (folder / "config.yaml").write_text(to_yaml(config))
-            iceprobe.report(results, folder / "report.html")
+            with at_work("report"):
+                iceprobe.report(results, folder / "report.html")
         session.report(run.report)
         places = session.places
     for place in places:

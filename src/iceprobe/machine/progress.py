@@ -34,7 +34,10 @@ R = TypeVar("R")
 ProgressCallback = Callable[[str, int, int], None]
 
 SECONDS_BETWEEN_LINES = 30.0
-SECONDS_TO_SIGN = 2.0  # before a line of a stage, or of what precedes it, that has had none
+SECONDS_BETWEEN_TICKS = 0.2
+SECONDS_TO_SIGN = (
+    1.7  # before a line of a stage, or of what precedes it, that has had none; with a tick 2
+)
 SECONDS_TO_ESTIMATE = 2.0  # before a stage's estimate; a shorter stage has one line, at its end
 log = logging.getLogger("iceprobe")
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
@@ -72,7 +75,7 @@ class _Stage:
 class Lines:
     """``say`` each stage's estimate, its progress every 30 s, and its duration, a line each.
 
-    What has had no line yet has one after 2 s.
+    What has had no line yet has one within 2 s.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -101,6 +104,10 @@ class Lines:
                 self._told = False
             elif found.wants_estimate() or now - self._said >= SECONDS_BETWEEN_LINES:
                 self._tell(found, now)
+
+    def quiet_since(self, moment: float) -> None:
+        """Count silence from ``moment``; stages take their time from now."""
+        self._said = moment
 
     def tick(self) -> None:
         """Give a line if there was none for 30 s, or none of what is done now; to be called regularly."""
@@ -161,7 +168,7 @@ class Bars:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def _tick(self) -> None:
-        while not self._end.wait(1.0):
+        while not self._end.wait(SECONDS_BETWEEN_TICKS):
             self._lines.tick()
 
     def __enter__(self) -> Self:
