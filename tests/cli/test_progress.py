@@ -90,14 +90,12 @@ def signs(monkeypatch):
         monkeypatch.setattr(one, "time", SimpleNamespace(monotonic=lambda: now["at"]))
     monkeypatch.setattr(terminal, "SECONDS_TO_FIRST_SIGN", 2.0)
     monkeypatch.setattr(progress, "SECONDS_TO_SIGN", 2.0)
-    for name, value in {"began": 100.0, "said": 0.0, "signed": False}.items():
+    for name, value in {"began": 100.0, "said": 0.0, "signed": ("", 0.0)}.items():
         monkeypatch.setattr(outlet, name, value)
 
     def at(moment):
         now["at"] = moment
-        if (line := terminal.sign(moment)) is not None:
-            outlet.said, outlet.signed = moment, True
-        return line
+        return terminal.sign(moment)
 
     return at
 
@@ -107,9 +105,12 @@ def test_a_command_gives_a_sign_of_life_where_no_stage_does(signs, monkeypatch):
     assert signs(102.0) == "preparing: at work for 2.0 s"
     assert signs(131.9) is None
     assert signs(132.0) == "preparing: at work for 32.0 s"
-    loading = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
-    monkeypatch.setitem(sys.modules, "torch", loading)
-    assert signs(162.0) == "loading torch: at work for 1 min 02 s"
+    with monkeypatch.context() as patch:
+        loading = SimpleNamespace(__spec__=SimpleNamespace(_initializing=True))
+        patch.setitem(sys.modules, "torch", loading)
+        assert signs(134.0) == "loading torch: at work for 34.0 s"
+        assert signs(140.0) is None
+    assert signs(140.0) == "preparing: at work for 40.0 s"
     with Bars():
         assert signs(200.0) is None
     assert not outlet.watched
@@ -128,27 +129,25 @@ def test_what_goes_on_after_a_table_or_a_stage_has_its_own_sign(signs, capsys):
     with Bars():  # a stage that said nothing
         assert signs(130.0) is None
     assert signs(131.9) is None
-    assert signs(132.0) is not None
+    assert signs(132.0) == "going on: at work for 32.0 s"
     assert capsys.readouterr().out == "a table\n"
 
 
-def test_silence_before_the_first_stage_counts_from_the_beginning_of_the_command(signs, capsys):
-    assert signs(101.5) is None
+@pytest.mark.parametrize("given", [True, False])
+def test_silence_before_the_first_stage_counts_unless_there_was_a_sign(
+    signs, monkeypatch, capsys, given
+):
+    """The command has been at work for two seconds, half a second of it in stages."""
+    if given:
+        monkeypatch.setattr(outlet, "signed", ("preparing", 101.0))
+    signs(101.5)
     bars = Bars()
+    signs(101.9)
     bars._lines.tick()
     assert capsys.readouterr().out == ""
-    assert signs(102.0) is not None  # given: what follows counts from here
-    later = Bars()
-    later._lines.tick()
-    assert capsys.readouterr().out == ""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outlet, "signed", False)
-        patch.setattr(outlet, "said", 0.0)
-        signs(101.5)
-        waiting = Bars()
-        patch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 102.0))
-        waiting._lines.tick()
-    assert capsys.readouterr().out == "preparing: at work for 0.5 s\n"  # of silence 2
+    signs(102.0)
+    bars._lines.tick()
+    assert capsys.readouterr().out == ("" if given else "preparing: at work for 0.5 s\n")
 
 
 @pytest.mark.usefixtures("clock")  # stands still

@@ -37,8 +37,8 @@ class _Outlet(Console):
         answer: the document that tables go to, where a program reads them.
         brief: whether what is said on the way isn't shown.
         began: when the command, or what it is `at_work` on, began, on the monotonic clock.
-        said: when something was printed.
-        signed: whether the last of that was a sign of life.
+        said: when something was printed, signs of life aside.
+        signed: what the last sign of life named, and when it was given.
         doing: what it is `at_work` on; of other work that isn't known.
         watched: whether `Bars` report the stages.
     """
@@ -47,12 +47,12 @@ class _Outlet(Console):
     brief: bool = False
     began: float | None = None
     said: float = 0.0
-    signed: bool = False
+    signed: tuple[str, float] = ("", 0.0)
     doing: str | None = None
     watched: bool = False
 
     def print(self, *objects: Any, **options: Any) -> None:
-        self.said, self.signed = time.monotonic(), False
+        self.said = time.monotonic()
         if self.answer is not None and not self.quiet:
             for table in (one for one in objects if isinstance(one, TerminalTable)):
                 self.answer.add(table.name, table.entries)
@@ -100,14 +100,17 @@ def sign(now: float) -> str | None:
     """What is to be said of a command outside of its stages: a sign of life soon after it has begun, or has last
     said something else, then one every 30 seconds."""
     assert console.began is not None
-    since = max(console.began, console.said)
-    due = progress.SECONDS_BETWEEN_LINES if console.signed else SECONDS_TO_FIRST_SIGN
-    if console.watched or now - since < due:
-        return None
     torch = sys.modules.get("torch")
     loading = torch is not None and getattr(torch.__spec__, "_initializing", False)
-    what = "preparing" if console.said <= console.began or console.signed else "going on"
-    what = "loading torch" if loading else console.doing or what
+    since = max(console.began, console.said)
+    what = console.doing or ("preparing" if since == console.began else "going on")
+    what = "loading torch" if loading else what
+    named, given = console.signed
+    again = named == what and given >= since
+    due = progress.SECONDS_BETWEEN_LINES if again else SECONDS_TO_FIRST_SIGN
+    if console.watched or now - max(since, given) < due:
+        return None
+    console.signed = (what, now)
     return f"{what}: at work for {duration(now - console.began)}"
 
 
@@ -115,7 +118,7 @@ def sign(now: float) -> str | None:
 def at_work(what: str) -> Iterator[None]:
     """Work without stages: a spinner in a terminal, elsewhere its signs of life name it."""
     before = console.began, console.doing
-    console.began, console.doing, console.signed = time.monotonic(), what, False
+    console.began, console.doing = time.monotonic(), what
     try:
         with console.status(what):
             yield
@@ -130,12 +133,11 @@ def _signs() -> Iterator[None]:
         yield
         return
     end = threading.Event()
-    console.began, console.signed = time.monotonic(), False
+    console.began = time.monotonic()
 
     def tell() -> None:
         while not end.wait(progress.SECONDS_BETWEEN_TICKS):
             if (line := sign(time.monotonic())) is not None:
-                console.said, console.signed = time.monotonic(), True
                 print(line, file=sys.stderr, flush=True)
 
     teller = threading.Thread(target=tell, name="signs", daemon=True)
@@ -238,8 +240,8 @@ class Bars(progress.Bars):
     def __init__(self, *, transient: bool = False) -> None:
         nowhere = Console(quiet=True, force_interactive=False)
         super().__init__(nowhere if console.brief else console, transient=transient)
-        if console.began is not None and not console.signed:
-            self._lines.quiet_since(max(console.began, console.said))
+        if console.began is not None:
+            self._lines.quiet_since(max(console.began, console.said, console.signed[1]))
 
     def __enter__(self) -> Self:
         console.watched = True
@@ -247,4 +249,4 @@ class Bars(progress.Bars):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        console.watched, console.said, console.signed = False, time.monotonic(), False
+        console.watched, console.said = False, time.monotonic()
