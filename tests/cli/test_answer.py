@@ -103,6 +103,8 @@ def test_fits_of_a_store_and_predictions_answer_too(iceprobe, run, images):
     asked = ["--trust", "--examples", images / "test", "--output", "p.csv"]
     document = read(iceprobe("predict", exported, *asked, "--json"))
     assert document["paths"] == [str(Path("p.csv").resolve())]
+    (model,) = document["models"]
+    assert (model["source"], model["probe"], model["seed"]) == (str(Path(exported)), "ep2", 0)
 
 
 @pytest.mark.slow

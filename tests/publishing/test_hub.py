@@ -168,6 +168,8 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
     )
     assert own.returncode == 0, own.stderr
     assert table.read_text() == (tmp_path / "own.csv").read_text()
+    commit = server.revision("me/clutter")
+    assert f"read hub:me/clutter@{commit}" in found.stdout.splitlines()
     offline = iceprobe_as(
         environment,
         "predict",
@@ -179,6 +181,36 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
         HF_HUB_OFFLINE="1",
     )
     assert offline.returncode == 0, offline.stderr
+
+
+def test_a_loaded_probe_says_which_commit_it_is_of(run, server, environment, tmp_path):
+    """Of a branch its commit; the commit that was read before loads the same, also without a network."""
+    (result,) = [one for one in read_results(run) if one.label == "ep2"]
+    folder = iceprobe.export(result, tmp_path / "export")
+    assert iceprobe.load_probe(folder).source == str((tmp_path / "export").resolve())
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.repos["me/clutter"], server.private["me/clutter"] = files, False
+    before = server.revision("me/clutter")
+    script = (
+        "import iceprobe, sys\n"
+        "model = iceprobe.load_probe(sys.argv[1])\n"
+        "print(model.source, len(model.classes))\n"
+    )
+
+    def loaded(spec, **more):
+        done = subprocess.run(
+            [sys.executable, "-c", script, spec], env=environment | more, text=True,
+            capture_output=True, timeout=240, check=True,
+        )  # fmt: skip
+        return done.stdout.split()
+
+    source, classes = loaded("hub:me/clutter")
+    assert source == f"hub:me/clutter@{before}"
+    server.repos["me/clutter"] = {**files, "README.md": b"of another commit"}
+    after = server.revision("me/clutter")
+    assert after != before
+    assert loaded("hub:me/clutter@main") == [f"hub:me/clutter@{after}", classes]
+    assert loaded(source, HF_HUB_OFFLINE="1") == [source, classes]
 
 
 @pytest.mark.slow

@@ -1,17 +1,21 @@
 """``iceprobe predict``: an exported probe on a folder of images or other examples."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from iceprobe import exporting
 from iceprobe.backbones.kinds import singular
 from iceprobe.cli.config import resolve
-from iceprobe.cli.console import Bars, say, wrote
+from iceprobe.cli.console import Bars, answers, say, wrote
 from iceprobe.cli.paths import check_file, check_writable
 from iceprobe.cli.signature import Given, Trust, options
 from iceprobe.core.options import part_of
+from iceprobe.exporting.from_hub import on_hub
 from iceprobe.settings import Prediction, PredictRun
+
+if TYPE_CHECKING:
+    from iceprobe.exporting import ExportedProbe, TokenProbe
 
 
 @options(PredictRun)
@@ -45,7 +49,23 @@ def predict(
         model = exporting.load_probe(folder, trust=trust)
         settings = part_of(config, Prediction)
         done = exporting.predict(model, config.examples, config.output, settings, progress=progress)
+    if not answers("models", [_entry(model)]) and on_hub(folder):
+        say(f"read {model.source}")
     if config.maps is not None:
         what = f"the {singular(model.preprocessing.kind)}"
         wrote(config.maps.resolve(), ", ".join([what, *done.maps]))
     say(config.output.resolve())
+
+
+def _entry(model: "ExportedProbe | TokenProbe") -> dict[str, object]:
+    """Which probe it was, for programs."""
+    assert model.card is not None
+    card = model.card
+    return {
+        "source": model.source,
+        "probe": card.probe,
+        "seed": card.seed,
+        "backbone": card.backbone.spec,
+        "store": card.store,
+        "task": card.task,
+    }

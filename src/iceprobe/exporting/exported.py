@@ -43,7 +43,10 @@ class ExportedProbe(nn.Module):
         amp: dtype of the forward pass that made the training tokens.
         reading: how image files are read, the same as for training.
         card: ``model.json``, if it was loaded from a folder.
+        source: what it was loaded from: the folder, or ``"hub:OWNER/NAME@COMMIT"``, which loads the same again.
     """
+
+    source: str | None = None
 
     def __init__(
         self,

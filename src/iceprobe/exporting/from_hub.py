@@ -38,8 +38,10 @@ def refusals() -> tuple[type[Exception], ...]:
     return (HfHubHTTPError, LocalEntryNotFoundError, OSError, *network)
 
 
-def downloaded(spec: str) -> Path:
-    """The folder of a repository's exported probe; without a network, what was fetched before.
+def downloaded(spec: str) -> tuple[Path, str]:
+    """The folder of a repository's exported probe, and the spec of the commit that it is of.
+
+    Without a network it is what was fetched before.
 
     Raises:
         IceprobeError: without huggingface_hub, or if the repository isn't there, is private, or doesn't answer.
@@ -61,4 +63,5 @@ def downloaded(spec: str) -> Path:
             f"{spec}: the Hub has no such repository or revision, doesn't show it to you, or didn't answer: check the "
             "name, `hf auth whoami`, and the network"
         ) from error
-    return Path(found)
+    folder = Path(found)  # REPOSITORY/snapshots/COMMIT
+    return folder, f"{_KIND}{repo}@{folder.name}"

@@ -26,7 +26,8 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
     defines it; otherwise the backbone is loaded by its spec.
 
     Args:
-        folder: the exported folder, or ``"hub:OWNER/NAME"``, with ``@REVISION`` if not the newest is meant.
+        folder: the exported folder, or ``"hub:OWNER/NAME"``, with ``@REVISION`` if not the newest is meant; which
+            commit was read says ``source`` of the probe.
         trust: whether code that the folder names may run: of a ``python:`` factory, a torch.hub
             repository, or a transformers model with code of its own.
 
@@ -35,11 +36,11 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
             or can't be built, or if the folder gives other outputs than when it was exported.
     """
     if on_hub(folder):
-        folder = downloaded(str(folder))
+        folder, source = downloaded(str(folder))
         card = read_card(folder, within=cache_of(folder))
     else:
         folder = Path(folder).expanduser()
-        card = read_card(folder)
+        card, source = read_card(folder), str(folder.resolve())
     if card.kind == "onnx":
         raise IceprobeError(
             f"{str(folder)!r} is an ONNX export: open {ONNX} with onnxruntime, or export with "
@@ -49,6 +50,7 @@ def load_probe(folder: str | Path, *, trust: bool = False) -> ExportedProbe | To
     remedy = f"install iceprobe {card.versions.get('iceprobe')}"
     load_weights(probe, folder / PROBE, card.probe, remedy)
     model = _model(card, probe, folder, trust)
+    model.source = source
     if same_outputs(model.checked(), torch.tensor(card.check), card.spread):
         return model
     was = ", ".join(f"{name} {card.versions.get(name)}" for name in ("iceprobe", "torch", "timm"))

@@ -32,7 +32,10 @@ class TokenProbe(nn.Module):
         task: what the outputs are.
         units: of the numbers of a regression; empty if they aren't known.
         card: ``model.json``, if it was loaded from a folder.
+        source: what it was loaded from: the folder, or ``"hub:OWNER/NAME@COMMIT"``, which loads the same again.
     """
+
+    source: str | None = None
 
     def __init__(
         self,
