@@ -1,11 +1,13 @@
 """A run on a Hub: what is sent, what others find there, and what never leaves this machine."""
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -111,6 +113,10 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
     assert told["top-1"].metric_value == result.top1.mean
     assert told["top-1"].metric_args["interval_95"] == list(result.top1.interval)
     assert len(told) == len(result.metrics)
+    assert told["macro-F1"].metric_type == "f1"
+    assert told["macro-F1"].metric_args["average"] == "macro"
+    assert told["macro-F1"].metric_args["iceprobe_metric"] == "f1_macro"
+    assert told["macro-F1"].metric_value == result.metrics["f1_macro"].mean
 
     # Results are read as they are anywhere, the seal included.
     (tmp_path / "results.json").write_bytes(files["results.json"])
@@ -183,6 +189,7 @@ def test_what_is_sent_is_found_there_and_predicts_as_the_run_does(
     assert offline.returncode == 0, offline.stderr
 
 
+@pytest.mark.slow
 def test_a_loaded_probe_says_which_commit_it_is_of(run, server, environment, tmp_path):
     """Of a branch its commit; the commit that was read before loads the same, also without a network."""
     (result,) = [one for one in read_results(run) if one.label == "ep2"]
@@ -257,10 +264,87 @@ def test_a_hub_data_set_has_evaluation_results_for_its_leaderboard(run):
     assert eval_results_file(result) is None
     on_hub = result.replaced(dataset="huggingface:owner/birds?config=small")
     (entry,) = yaml.safe_load(eval_results_file(on_hub))
+    assert entry["notes"].startswith("accuracy (top1 of iceprobe) of a frozen backbone, probe ep2")
+    led = on_hub.replaced(primary="f1_macro")
+    (by_f1,) = yaml.safe_load(eval_results_file(led))
+    assert by_f1["value"] == result.metrics["f1_macro"].mean
+    assert by_f1["notes"].startswith("f1, average=macro (f1_macro of iceprobe) of a frozen")
     assert entry["dataset"] == {"id": "owner/birds", "task_id": "small"}
     assert entry["value"] == result.top1.mean
     (read,) = hub.parse_eval_result_entries([entry])
     assert read.dataset_id == "owner/birds"
+
+
+def test_weights_stay_on_the_disk_until_they_are_sent(run, monkeypatch, tmp_path):
+    """What huggingface_hub is given of them is a path, there as long as somebody has the files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = iceprobe.publish(run, "hub:me/x", dry_run=True, probe="ep2")
+    given = {}
+
+    class Api:
+        def repo_exists(self, repo):
+            return False
+
+        def create_repo(self, repo, private):
+            pass
+
+        def create_commit(self, repo, operations, commit_message):
+            given.update({one.path_in_repo: one.path_or_fileobj for one in operations})
+            return type("Done", (), {"commit_url": "there"})
+
+    from iceprobe.publishing.hub import _send
+    from iceprobe.settings import Publishing
+
+    assert _send(hub, Api(), "me/x", made.files, Publishing()) == "there"
+    weights = {"probe.safetensors", "backbone.safetensors"}
+    assert {name for name, one in given.items() if isinstance(one, str)} == weights
+    for name in weights:
+        assert Path(given[name]).read_bytes() == made.files[name]
+        assert made.files.size(name) == len(made.files[name]) > 1000
+    assert dict(made.files)["README.md"] == given["README.md"]
+    (folder,) = tmp_path.iterdir()
+    files = made.files
+    del made
+    assert folder.is_dir()
+    del files
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_path_is_found_in_weights_on_the_disk(tmp_path):
+    from iceprobe.publishing.private import still_in
+
+    for name, content in (("a", b"\0" * 9000 + b"/home/ann/w\0"), ("b", b"\0ann"), ("c", b"")):
+        (tmp_path / name).write_bytes(content)
+    files = {name: tmp_path / name for name in "abc"} | {"d": b"in /home/ann/w", "e": b""}
+    assert still_in(files, ["/home/ann/w"]) == ["a", "d"]
+
+
+def test_a_publication_that_fails_leaves_no_folder(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(IceprobeError, match="--probe one of"):
+        iceprobe.publish(run, "hub:me/x", dry_run=True, probe="ep32")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "name", "told"),
+    [
+        ("classification", 3, "top1", ("accuracy", None, {})),
+        ("classification", 3, "f1_macro", ("f1", None, {"average": "macro"})),
+        ("classification", 3, "auroc", ("roc_auc", "multiclass", {"average": "macro", "multi_class": "ovr"})),
+        ("classification", 2, "auroc", ("roc_auc", None, {"average": "macro"})),
+        ("multilabel", 3, "f1_micro", ("f1", "multilabel", {"average": "micro"})),
+        ("multilabel", 3, "auroc_micro", ("roc_auc", "multilabel", {"average": "micro"})),
+        ("multilabel", 3, "f1_macro_best", ("f1_macro_best", None, {})),
+        ("regression", 1, "rmse", ("rmse", None, {})),
+        ("regression", 1, "spearman", ("spearmanr", None, {})),
+    ],
+)  # fmt: skip
+def test_metrics_have_the_hubs_names(task, classes, name, told):
+    from iceprobe.publishing.model_card import hub_metric
+
+    assert hub_metric(SimpleNamespace(task=task, classes=classes), name) == told
 
 
 def test_weights_that_a_spec_loads_stay_where_they_are():

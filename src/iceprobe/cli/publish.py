@@ -46,10 +46,10 @@ def publish(
     settings = resolve(Publishing, given)
     with at_work("writing the files"):
         made = published(run, to, settings, dry_run=True, trust=trust)
-    files = [{"path": name, "bytes": len(content)} for name, content in made.files.items()]
+    files = [{"path": name, "bytes": made.files.size(name)} for name in made.files]
     if not answers("files", files):
-        for name, content in made.files.items():
-            say(f"{decimal(len(content)):>10}  {name}")
+        for name in made.files:
+            say(f"{decimal(made.files.size(name)):>10}  {name}")
         say("")
         say(made.files[made.shown].decode().rstrip())
         say("")

@@ -1,6 +1,8 @@
 """Results → a publication → the place where others read it."""
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,9 +39,14 @@ def publish(run: Sequence[FittedResult] | str | Path, to: str, *, call: PublishC
     spec = parse_spec(to)
     if spec.kind is None:
         spec = Spec(spec.name, "", spec.options)  # "ep", which needs no name
-    with tempfile.TemporaryDirectory(prefix="iceprobe-") as folder:
-        prepare = DESTINATIONS[spec.kind or ""].load()
-        made: Publication = prepare(spec, results, call, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="iceprobe-"))
+    try:
+        made: Publication = DESTINATIONS[spec.kind or ""].load()(spec, results, call, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    # Large files are sent from there: it stays as long as they may be asked for.
+    weakref.finalize(made.files, shutil.rmtree, folder, ignore_errors=True)
     if not call.dry_run:
         if made.missing:
             raise IceprobeError(made.missing)

@@ -9,7 +9,7 @@ from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import Spec
 from iceprobe.machine.files import write_atomically
 from iceprobe.published.authors_row import COLUMNS, row_of
-from iceprobe.publishing.publication import Publication
+from iceprobe.publishing.publication import Files, Publication
 from iceprobe.results.fitted import FittedResult
 from iceprobe.settings import PublishCall
 
@@ -49,7 +49,7 @@ def as_row(
 
     return Publication(
         place=str(file),
-        files={file.name: content},
+        files=Files({file.name: content}),
         shown=file.name,
         notes=(
             "Only the authors mark a row as verified. They ask for the training logs and the winning number of queries "

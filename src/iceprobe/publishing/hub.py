@@ -21,7 +21,7 @@ from iceprobe.publishing.model_card import (
     model_card,
 )
 from iceprobe.publishing.private import paths_in, still_in, without
-from iceprobe.publishing.publication import Publication
+from iceprobe.publishing.publication import Files, Publication
 from iceprobe.reporting import report
 from iceprobe.results.files import FILE_NAME as RESULTS
 from iceprobe.results.files import write_results
@@ -75,14 +75,14 @@ def on_hub(
     write_results(folder, own)
     if call.report:
         report(own, folder / "report.html", trust=call.trust)
-    files = {file.name: file.read_bytes() for file in sorted(exported.iterdir())}
+    files: dict[str, bytes | Path] = {file.name: file for file in sorted(exported.iterdir())}
     files[_README] = model_card(repo, result, own, card, call.license)
     if call.report:
-        files["report.html"] = (folder / "report.html").read_bytes()
+        files["report.html"] = folder / "report.html"
         notes.append(
             "the report can show test images and names of groups: look at it first, or leave it out with --no-report"
         )
-    files[RESULTS] = (folder / RESULTS).read_bytes()
+    files[RESULTS] = folder / RESULTS
     if (entry := eval_results_file(result)) is not None:
         files[".eval_results/iceprobe.yaml"] = entry
         notes.append(
@@ -93,7 +93,7 @@ def on_hub(
             f"no .eval_results: {result.dataset} is no data set of the Hub (huggingface:OWNER/NAME)"
         )
     if result.run is not None and (analysis := result.run / ANALYSIS).is_file():
-        files[ANALYSIS] = analysis.read_bytes()
+        files[ANALYSIS] = analysis
     if call.license is None:
         notes.append("no licence is stated: --license apache-2.0 states one")
     if (base := base_model_of(result.backbone)) is None:
@@ -105,18 +105,18 @@ def on_hub(
     lies = [
         str(place) for one in own if one.run is not None for place in (one.run, one.run.resolve())
     ]
-    files = _without_paths(files, [*dict.fromkeys(lies)], call.keep_paths, notes)
+    ready = Files(_without_paths(files, [*dict.fromkeys(lies)], call.keep_paths, notes))
     api = hub.HfApi()
     token = hub.get_token()
     return Publication(
         place=f"{api.endpoint}/{repo}",
-        files=files,
+        files=ready,
         shown=_README,
         notes=tuple(notes),
         missing=""
         if token
         else "no token of the Hub: run `hf auth login`, or set HF_TOKEN, and publish again (nothing was sent)",
-        send=lambda: _send(hub, api, repo, files, call),
+        send=lambda: _send(hub, api, repo, ready, call),
     )
 
 
@@ -145,19 +145,22 @@ def _loads(backbone: str) -> bool:
 
 
 def _without_paths(
-    files: dict[str, bytes], runs: list[str], keep: bool, notes: list[str]
-) -> dict[str, bytes]:
+    files: dict[str, bytes | Path], runs: list[str], keep: bool, notes: list[str]
+) -> dict[str, bytes | Path]:
     """The files with the last names of this machine's paths in their place, ``runs`` among them; ``notes`` says which.
+
+    Texts come as their contents; others, weights, stay on the disk.
 
     Raises:
         IceprobeError: if one could still be read.
     """
-    documents = [runs, *(parse_json(files[name]) for name in (RESULTS, CARD))]
-    texts = {name for name in files if Path(name).suffix in (".json", ".html", ".md", ".yaml")}
-    files = files | {
-        name: without(files[name], ()) for name in texts
-    }  # credentials, whatever is kept
-    paths = [one for one in paths_in(documents) if still_in({n: files[n] for n in texts}, [one])]
+    read = Files(files)
+    documents = [runs, *(parse_json(read[name]) for name in (RESULTS, CARD))]
+    suffixes = (".json", ".html", ".md", ".yaml")
+    # Without credentials, whatever is kept.
+    texts = {name: without(read[name], ()) for name in files if Path(name).suffix in suffixes}
+    files = {**files, **texts}
+    paths = [one for one in paths_in(documents) if still_in(texts, [one])]
     if not paths:
         return files
     whole = [one for one in paths if not any(other.startswith(f"{one}/") for other in paths)]
@@ -168,7 +171,7 @@ def _without_paths(
     notes.append(
         f"paths of this machine are published by their last names: {listed} (--keep-paths keeps them)"
     )
-    cleaned = {name: without(one, paths) if name in texts else one for name, one in files.items()}
+    cleaned = {**files, **{name: without(one, paths) for name, one in texts.items()}}
     if left := still_in(cleaned, paths):
         raise IceprobeError(
             f"{', '.join(left)} still has a path of this machine in it: publish with --keep-paths if it may be read"
@@ -176,7 +179,7 @@ def _without_paths(
     return cleaned
 
 
-def _send(hub: Any, api: Any, repo: str, files: dict[str, bytes], settings: Publishing) -> str:
+def _send(hub: Any, api: Any, repo: str, files: Files, settings: Publishing) -> str:
     """Create the repository, or find it with ``update``, and write all files in one commit.
 
     What an earlier publication left there and this one doesn't have is taken out.
@@ -191,7 +194,7 @@ def _send(hub: Any, api: Any, repo: str, files: dict[str, bytes], settings: Publ
             api.create_repo(repo, private=not settings.public)
         operations = [
             hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
-            for name, content in files.items()
+            for name, content in files.held.items()
         ]
         stale = _OURS & set(api.list_repo_files(repo)) - set(files) if exists else set()
         operations += [hub.CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]

@@ -17,13 +17,18 @@ from iceprobe.results.tables import figure, markdown_text, to_markdown
 from iceprobe.tasks.registry import get_task
 
 HUB = "huggingface_hub"
-# Names of metrics that the Hub knows.
-_METRICS = {
-    "top1": "accuracy",
-    "top5": "top_5_accuracy",
-    "map": "mean_average_precision",
-    "auroc": "roc_auc",
-    "r2": "r_squared",
+# Identifiers of the Hub's metrics (huggingface.co/metrics), with the arguments of their `compute` that give ours.
+_METRICS: dict[str, tuple[str, dict[str, str]]] = {
+    "top1": ("accuracy", {}),
+    "top5": ("top_5_accuracy", {}),
+    "f1_macro": ("f1", {"average": "macro"}),
+    "f1_micro": ("f1", {"average": "micro"}),
+    "map": ("mean_average_precision", {}),
+    "auroc": ("roc_auc", {"average": "macro"}),
+    "auroc_micro": ("roc_auc", {"average": "micro"}),
+    "r2": ("r_squared", {}),
+    "pearson": ("pearsonr", {}),
+    "spearman": ("spearmanr", {}),
 }
 _HUB_BACKBONES = ("transformers", "diffusers")
 
@@ -78,25 +83,41 @@ def model_card(
     return f"---\n{data.to_yaml()}\n---\n\n{_text(repo, result, results, card)}".encode()
 
 
+def hub_metric(result: FittedResult, name: str) -> tuple[str, str | None, dict[str, str]]:
+    """The Hub's name of a metric, its configuration there, and its arguments; ours where it knows none."""
+    kind, arguments = _METRICS.get(name, (name, {}))
+    config = None
+    if kind in ("f1", "roc_auc") and result.task == "multilabel":
+        config = "multilabel"
+    elif kind == "roc_auc" and result.classes > 2:
+        config, arguments = "multiclass", {**arguments, "multi_class": "ovr"}
+    return kind, config, arguments
+
+
 def _eval_results(hub: Any, result: FittedResult, task: str) -> list[Any]:
     spec = parse_spec(result.dataset)
-    return [
-        hub.EvalResult(
+    found = []
+    for name, score in result.metrics.items():
+        kind, config, arguments = hub_metric(result, name)
+        told = hub.EvalResult(
             task_type=task,
             dataset_type=dataset_of(result.dataset) or spec.name,
             dataset_name=spec.name,
             dataset_split=result.split,
-            metric_type=_METRICS.get(name, name),
+            metric_type=kind,
             metric_name=get_task(result.task).metric(name).title,
+            metric_config=config,
             metric_value=score.mean,
             metric_args={
+                **arguments,
+                "iceprobe_metric": name,
                 "interval_95": list(score.interval) if score.interval else None,
                 "selected_on": result.selected_on,
                 "seeds": len(result.seeds),
             },
         )
-        for name, score in result.metrics.items()
-    ]
+        found.append(told)
+    return found
 
 
 def eval_results_file(result: FittedResult) -> bytes | None:
@@ -105,12 +126,14 @@ def eval_results_file(result: FittedResult) -> bytes | None:
     if dataset is None:
         return None
     hub = require(HUB, "hub", "hub:")
+    kind, _, arguments = hub_metric(result, result.primary)
+    metric = ", ".join([kind, *(f"{key}={value}" for key, value in arguments.items())])
     entry = hub.EvalResultEntry(
         dataset_id=dataset,
         task_id=parse_spec(result.dataset).options.get("config", "default"),
         value=result.score.mean,
         date=result.created or None,
-        notes=f"{result.primary} of a frozen backbone, probe {result.label}, selected on {result.selected_on}; "
+        notes=f"{metric} ({result.primary} of iceprobe) of a frozen backbone, probe {result.label}, selected on {result.selected_on}; "
         f"{result.test_images or 0:,} examples of split {result.split}",
     )
     rows = hub.eval_result_entries_to_yaml([entry])

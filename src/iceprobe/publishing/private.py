@@ -6,6 +6,7 @@ where; ``birds`` is what they can use.
 
 import html
 import json
+import mmap
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,10 +74,22 @@ def without(content: bytes, paths: Iterable[str]) -> bytes:
     return text.encode()
 
 
-def still_in(files: Mapping[str, bytes], paths: Iterable[str]) -> list[str]:
-    """Names of the files in which a path can still be read, in any of its forms."""
+def still_in(files: Mapping[str, bytes | Path], paths: Iterable[str]) -> list[str]:
+    """Names of the files in which a path can still be read, in any of its forms.
+
+    Files are contents, or lie on the disk, where they are searched without being held in memory.
+    """
     known = {form.encode() for path in paths for form in _written(path)}
-    return [name for name, content in files.items() if any(path in content for path in known)]
+    return [name for name, content in files.items() if _has(content, known)]
+
+
+def _has(content: bytes | Path, texts: Iterable[bytes]) -> bool:
+    if not isinstance(content, Path):
+        return any(text in content for text in texts)
+    if not content.stat().st_size:
+        return False
+    with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return any(mapped.find(text) >= 0 for text in texts)
 
 
 def _paths(text: str) -> Iterator[str]:

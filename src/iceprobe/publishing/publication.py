@@ -1,7 +1,34 @@
 """What is published: files, where they go, and what there is to say before they do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+
+class Files(Mapping[str, bytes]):
+    """Files by their path there → content; of those that lie on the disk it is read when it is asked for.
+
+    Args:
+        held: path there → content, or the file on the disk.
+    """
+
+    def __init__(self, held: Mapping[str, bytes | Path]):
+        self.held = dict(held)
+
+    def __getitem__(self, name: str) -> bytes:
+        content = self.held[name]
+        return content.read_bytes() if isinstance(content, Path) else content
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def size(self, name: str) -> int:
+        """In bytes."""
+        content = self.held[name]
+        return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 @dataclass(frozen=True)
@@ -18,7 +45,7 @@ class Publication:
     """
 
     place: str
-    files: Mapping[str, bytes]
+    files: Files
     shown: str
     notes: tuple[str, ...]
     missing: str

@@ -9,7 +9,7 @@ from iceprobe.core.registry import Entry, Registry
 class Destination(Entry):
     """One destination; ``target(spec, results, call, folder) -> Publication``.
 
-    ``folder`` is an empty one for files that are made on the way.
+    ``folder`` is an empty one for files that are made on the way; it stays as long as the publication's files.
 
     Attributes:
         example: a spec to copy from.
