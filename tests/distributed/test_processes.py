@@ -4,16 +4,18 @@ import json
 import re
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from iceprobe.core.errors import IceprobeError
 from iceprobe.fitting.checks import check_norms, check_parts
-from iceprobe.machine import shared_batches
+from iceprobe.machine import processes, shared_batches
 from iceprobe.machine.processes import World, first, join, world
 from iceprobe.machine.shared_batches import (
     BatchShare,
@@ -184,6 +186,25 @@ def test_alone_there_is_nothing_to_wait_for():
     with learning_from(8, 8) as weight:
         assert part_of_batch() is None
         assert weight == 1
+
+
+@pytest.mark.parametrize("end", [SystemExit(0), SystemExit(2), KeyboardInterrupt(), None])
+def test_connections_are_closed_however_a_command_ends(monkeypatch, end):
+    """Gloo's threads must be gone before the interpreter is: a command ends by `sys.exit`."""
+
+    def connect(size):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        return World(0, size, _steps=dist.new_group(backend="gloo"))
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "_connect", connect)
+    with pytest.raises(type(end)) if end else nullcontext(), join() as here:
+        assert dist.is_initialized()
+        if end:
+            raise end
+    assert not dist.is_initialized()
+    assert here._steps is None
+    assert world().size == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

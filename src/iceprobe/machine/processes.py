@@ -310,7 +310,10 @@ def join() -> Iterator[World]:
             reason = str(error) if isinstance(error, IceprobeError) else repr(error)
             joined._fail(f"process {joined.rank} of {size} ended: {reason}")
             raise
-        joined._close()
+        finally:
+            # After `sys.exit` too, with which a command ends: a thread of gloo that still holds a tensor when the
+            # interpreter is gone ends the process by "terminate called without an active exception".
+            joined._close()
 
 
 def _connect(size: int) -> World:
