@@ -230,8 +230,10 @@ def test_a_segment_that_is_killed_leaves_no_event_file_and_begins_again(
 
     asked = (*SEGMENT, "--log", "tensorboard", "--output", "run")
     monkeypatch.setattr(phases.JointTrainer, "train_step", killed)
+    Path("run").mkdir()
     assert iceprobe(*asked)[0] == 130
-    assert not list(tmp_path.glob("*run*"))
+    assert [path.name for path in tmp_path.glob("*run*")] == ["run"]
+    assert not list(Path("run").iterdir())
     monkeypatch.setattr(phases.JointTrainer, "train_step", train_step)
     assert iceprobe(*asked)[0] == 0
     read = EventAccumulator("run/tensorboard").Reload()

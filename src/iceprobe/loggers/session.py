@@ -218,9 +218,11 @@ class Session:
         """Write how far each tracker is, beside what earlier starts logged elsewhere."""
         assert self._run is not None
         assert self._folder is not None
-        folder = self._folder if self._folder.is_dir() else self._run
-        if not folder.is_dir():
-            return  # removed while the fit was at work, which says so
+        folder = self._folder
+        if not folder.is_dir():  # it is the run by now, or was removed while the fit was at work
+            folder = self._run
+            if not (folder / FILE_NAME).exists():
+                return
         states = _read(folder) | {
             one.name: {"identity": one.call.identity, "logged": one.logged, "ended": one.ended}
             for one in self._loggers
