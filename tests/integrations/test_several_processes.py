@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 import iceprobe
 from iceprobe import IceprobeError
@@ -139,7 +140,7 @@ def failing_apart(rank: int):
     model.fails = False
     if rank:
         with torch.no_grad():
-            model.patch.weight[0, 0, 0, 0] += 1e-3
+            model.patch.weight.copy_(model.patch.weight.flip(0))
         other["test"] = Labelled(31)
     said(model, labelled())
     said(same, other)
@@ -285,19 +286,135 @@ def test_weights_in_pieces_are_gathered_into_a_module_and_training_is_as_before(
         assert (second[1][2], second[2][2] > 0) == (0, True)
 
 
+class Scaled(Encoder):
+    """With a buffer that no ``state_dict`` has, and a state of its own that isn't a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, images):
+        return super().forward(images) * self.scale
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+
+class Averaged(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.average = Scaled(), AveragedModel(Encoder())
+
+    def forward(self, images):
+        return self.backbone(images).mean((2, 3))
+
+
+def parts_of_a_state(rank: int) -> list:
+    """Of what is trained by parameter: buffers of no state, an average, modules in wrappers, buffers in pieces."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import distribute_module
+
+    mesh, found = init_device_mesh("cpu", (2,)), []
+    seed()
+    model = fully_shard(Averaged().requires_grad_(), mesh=mesh)
+    model.backbone.scale.fill_(0)
+    for select, whole in [
+        (lambda one: one.backbone, Scaled),
+        (lambda one: one.average, Encoder),
+        (lambda one: one.average.module, Encoder),
+    ]:
+        look = Probe(
+            model, labelled(), ["knn"], every="1 step", select=select, whole=whole, **QUICK
+        )
+        scores = look(1)
+        model.backbone.scale.fill_(1)
+        found.append([scores["iceprobe/knn/top1"], (look(2) or {})["iceprobe/knn/top1"]])
+    pieces = distribute_module(Encoder(), mesh)
+    before = [one.to_local().clone() for one in pieces.buffers()]
+    Probe(pieces, hard(), ["knn"], whole=Encoder, processes="all", **QUICK)(epoch=1)
+    for one, other in zip(before, pieces.buffers(), strict=True):
+        assert torch.equal(one, other.to_local())
+    return found
+
+
+@pytest.mark.slow
+def test_a_gathered_module_has_all_that_the_trained_one_has(tmp_path):
+    first, second = joined(parts_of_a_state, tmp_path)
+    assert first == second
+    (blank, seeing), *average = first
+    assert blank == 0.5  # all tokens are 0
+    assert seeing > 0.9
+    assert average[0] == average[1]
+
+
+def made_within(rank: int) -> list:
+    """The module inside FSDP's outermost one, given alone: it is told, or trained on."""
+    from torch.distributed.fsdp import FullyShardedDataParallel as Flat
+
+    cpu, found = torch.device("cpu"), []
+    for original in (True, False):
+        model = Flat(Model().requires_grad_(), use_orig_params=original, device_id=cpu)
+        try:
+            Probe(model.backbone, labelled(), ["knn"], whole=Encoder, **QUICK)
+        except IceprobeError as error:
+            found.append(str(error))
+    model = Model().requires_grad_()
+    model.backbone = Flat(model.backbone, use_orig_params=True, device_id=cpu)
+    model = Flat(model, use_orig_params=True, device_id=cpu)
+    look = Probe(model.backbone, labelled(), ["knn"], every="1 step", whole=Encoder, **QUICK)
+    loss_of(model, next(iter(loader()))).backward()
+    return [*found, look(1)["iceprobe/knn/top1"]]
+
+
+@pytest.mark.slow
+def test_a_look_before_the_first_pass_leaves_the_outermost_module_outermost(tmp_path):
+    for found in joined(made_within, tmp_path):
+        assert all("give that one, and select=" in one for one in found[:2])
+        assert found[2] == 1.0
+
+
+def test_a_forward_pass_that_waits_for_others_is_refused():
+    class Inner(torch.nn.Module):
+        pass
+
+    Inner.__name__ = "DistributedDataParallel"
+    model = Encoder()
+    model.norm = Inner()
+    with pytest.raises(IceprobeError, match=r"norm of Encoder is wrapped by Dist.*select="):
+        check_whole(model)
+
+
 @pytest.mark.parametrize(
     ("whole", "said"),
     [
         (
             lambda: torch.nn.Linear(2, 2),
-            r"another Linear than is trained \(bias: made one, trained none\)",
+            r"another Linear than .*bias: made float32 \(2,\), trained none",
         ),
+        (lambda: Encoder().bfloat16(), r"norm.bias: made bfloat16 \(8,\), trained float32 \(8,\)"),
         (lambda: None, "whole= made None"),
     ],
 )
 def test_a_module_that_isnt_the_one_trained_is_refused(whole, said):
     with pytest.raises(IceprobeError, match=said):
         Probe(Encoder(), labelled(), ["knn"], whole=whole, **QUICK)
+
+
+def test_the_trained_module_is_no_copy():
+    model = Model()
+    with pytest.raises(IceprobeError, match="the trained module itself"):
+        Probe(
+            model,
+            labelled(),
+            ["knn"],
+            select=lambda one: one.backbone,
+            whole=lambda: model.backbone,
+            **QUICK,
+        )
 
 
 def test_a_copy_of_a_whole_module_gives_the_same():

@@ -37,8 +37,10 @@ def unwrapped(module: Any) -> nn.Module:
         IceprobeError: for a sharded module, a wrapper that changes the output, and anything that
             isn't a module; says what to pass.
     """
-    while (inside := _inside(module)) is not module:
+    _refuse_sharded(module)
+    while (inside := inside_of(module)) is not module:
         module = inside
+        _refuse_sharded(module)
     if not isinstance(module, nn.Module):
         raise IceprobeError(
             f"a backbone is a spec string or an nn.Module, not a {type(module).__name__}"
@@ -62,13 +64,18 @@ def unwrapped(module: Any) -> nn.Module:
     return module
 
 
-def _inside(module: Any) -> Any:
+def _refuse_sharded(module: Any) -> None:
     for kind in type(module).__mro__:
         if kind.__name__ in _SHARDED:
             raise IceprobeError(
                 f"the module is wrapped by {_SHARDED[kind.__name__]} ({kind.__name__}), which may "
                 f"shard its weights over processes: {_WHOLE}"
             )
+
+
+def inside_of(module: Any) -> Any:
+    """The module in a wrapper that doesn't change the output, or ``module`` itself."""
+    for kind in type(module).__mro__:
         attribute = _INSIDE.get(kind.__name__)
         library = kind.__module__.partition(".")[0]
         if attribute and library in _LIBRARIES and hasattr(module, attribute):

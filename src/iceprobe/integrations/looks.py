@@ -28,7 +28,14 @@ from iceprobe.datasets import Dataset, load_dataset
 from iceprobe.fitting.api import check_probe, probe_backbone, request_in_memory
 from iceprobe.integrations.schedule import Budget, Every, share_of
 from iceprobe.integrations.undisturbed import undisturbed
-from iceprobe.integrations.whole import align, check_gatherable, check_whole, filled, gathered
+from iceprobe.integrations.whole import (
+    align,
+    check_gatherable,
+    check_whole,
+    device_of,
+    filled,
+    gathered,
+)
 from iceprobe.machine.processes import World, first, joined_already
 from iceprobe.results.schema import Result
 from iceprobe.settings import LookCall
@@ -176,12 +183,13 @@ class Looks:
             state = gathered(module, self._outer)
             if alone and not self._processes.main:
                 return []
-            made = self.call.whole if self._copy is None else self._copy
-            self._copy = filled(made, state, module, makers)
+            made: Any = self.call.whole if self._copy is None else self._copy
+            self._copy = copy = filled(made, state, module, self._outer, makers)
             try:
-                return act(self._copy, makers)
+                makers.each(lambda: copy.to(device_of(module, self._outer)))
+                return act(copy, makers)
             finally:
-                self._copy.cpu()  # training has its memory again
+                copy.cpu()  # training has its memory again
 
     def _check(self, module: nn.Module, makers: World) -> list[Result]:
         if self._dataset is None:

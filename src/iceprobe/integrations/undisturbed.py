@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     learn = [(one, one.requires_grad) for one in module.parameters()]
     buffers = [
-        (part, name, one, one.detach().clone())
+        (part, name, one, _here(one).clone())
         for part in module.modules()
         for name, one in part._buffers.items()
         if one is not None
@@ -45,11 +45,17 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for part, name, buffer, content in buffers:
             if part._buffers.get(name) is not buffer:
                 part._buffers[name] = buffer
-            if buffer.shape != content.shape:
+            if _here(buffer).shape != content.shape:
                 buffer.data = content
-            elif not torch.equal(buffer, content):
-                with torch.no_grad():
-                    buffer.copy_(content)
+            elif not torch.equal(_here(buffer), content):
+                _here(buffer).copy_(content)
+
+
+def _here(tensor: Any) -> Tensor:
+    """The tensor, or of one in pieces (a DTensor) that of this process, which takes no word with others."""
+    tensor = tensor.detach()
+    piece: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return piece
 
 
 def _random_state() -> dict[str, Any]:

@@ -3,21 +3,34 @@
 weights over processes ──gathered──▶ process 0 ──▶ a module of the caller's ──▶ the look
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from iceprobe.backbones.wrappers import inside_of
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.machine.processes import World
 
+FSDP, DDP = "FullyShardedDataParallel", "DistributedDataParallel"
 REMEDY = "give whole= a function that makes the module anew, into which its weights are gathered, or train under DDP"
 ZERO_3 = (
     "look at checkpoints: iceprobe run --backbone … on the whole state_dict that the trainer saves"
 )
-# What wrappers put between the names of modules.
-_WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module")
+# Class of a wrapper → what torch leaves out of the names of a gathered state.
+_LEFT_OUT = {
+    FSDP: "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "OptimizedModule": "_orig_mod",
+    DDP: "module",
+}
+State = dict[str, Any]  # of tensors, and of what get_extra_state gives
+
+
+def _is(module: nn.Module, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(module).__mro__)
 
 
 def check_whole(module: nn.Module, outer: nn.Module | None = None) -> None:
@@ -32,12 +45,17 @@ def check_whole(module: nn.Module, outer: nn.Module | None = None) -> None:
     """
     for part in (module, outer):
         for one in part.modules() if part is not None else ():
-            if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(one).__mro__):
-                raise _sharded(module, "FSDP (FullyShardedDataParallel)")
+            if _is(one, FSDP):
+                raise _sharded(module, f"FSDP ({FSDP})")
     for name, parameter in module.named_parameters():
         kinds = {kind.__name__ for kind in type(parameter).__mro__}
         if kinds & {"DTensor", "FlatParameter"} or getattr(parameter, "_fsdp_flattened", False):
             raise _sharded(module, f"FSDP or tensor parallelism ({name} is in pieces)")
+    for name, one in _within(module).named_modules():
+        if _is(one, DDP):
+            raise IceprobeError(
+                f"{name} of {type(module).__name__} is wrapped by {DDP}, whose forward pass needs all processes: select= the module inside, or give whole= a function that makes this one anew, without it"
+            )
     check_gatherable(module)
 
 
@@ -58,23 +76,49 @@ def _sharded(module: nn.Module, by: str, remedy: str = REMEDY) -> IceprobeError:
     )
 
 
-def gathered(module: nn.Module, outer: nn.Module | None) -> dict[str, Tensor]:
+def gathered(module: nn.Module, outer: nn.Module | None) -> State | None:
     """In process 0 the whole state of a module, on the host; in others nothing. All call it together.
+
+    Buffers that a ``state_dict`` leaves out are in it too.
 
     Args:
         module: that is trained.
         outer: what the trainer trains, which may wrap it.
+
+    Returns:
+        ``None`` before the first forward pass under FSDP, which learns by that pass which module is the outermost.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+    module = _within(module)
     prefix, root = _place(module, outer)
+    if any(_is(one, FSDP) and one._is_root is None for one in root.modules()):
+        return None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(root, options=options)
-    return {
-        name.removeprefix(prefix): value
-        for name, value in state.items()
-        if name.startswith(prefix) and isinstance(value, Tensor)
+    whole = get_model_state_dict(root, options=options)
+    state = {
+        name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)
     }
+    for name, buffer in _left_out(module).items():
+        full = buffer.full_tensor() if hasattr(buffer, "full_tensor") else buffer
+        state[_cleaned(module, name)] = full.detach().cpu()
+    return state
+
+
+def _left_out(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a ``state_dict`` leaves out."""
+    return {
+        f"{name}.{key}".removeprefix("."): buffer
+        for name, part in module.named_modules()
+        for key, buffer in part.named_buffers(recurse=False)
+        if key in part._non_persistent_buffers_set
+    }
+
+
+def _within(module: nn.Module) -> nn.Module:
+    """The module inside wrappers that don't change the output."""
+    inside: nn.Module = inside_of(module)
+    return module if inside is module else _within(inside)
 
 
 def _place(module: nn.Module, outer: nn.Module | None) -> tuple[str, nn.Module]:
@@ -82,22 +126,39 @@ def _place(module: nn.Module, outer: nn.Module | None) -> tuple[str, nn.Module]:
     whole = module if outer is None else outer
     for name, one in whole.named_modules():
         if one is module:
-            parts = [part for part in name.split(".") if part and part not in _WRAPPERS]
-            return "".join(f"{part}." for part in parts), whole
+            name = _cleaned(whole, name)
+            return f"{name}." if name else "", whole
     return "", module  # a copy of its own: an average of weights
 
 
-def filled(made: Any, state: dict[str, Tensor], module: nn.Module, processes: World) -> nn.Module:
-    """A module with the state that process 0 has, in all ``processes``, on the device of ``module``.
+def _cleaned(root: nn.Module, name: str) -> str:
+    """The name of a part of ``root``, without what wrappers put into it."""
+    kept, parent = [], root
+    for part in name.split("."):
+        if _LEFT_OUT.get(next((kind for kind in _LEFT_OUT if _is(parent, kind)), "")) != part:
+            kept.append(part)
+        parent = getattr(parent, part, parent)
+    return ".".join(kept)
+
+
+def filled(
+    made: nn.Module | Callable[[], Any],
+    state: State | None,
+    module: nn.Module,
+    outer: nn.Module | None,
+    processes: World,
+) -> nn.Module:
+    """A module with the state that process 0 has, in all ``processes``, on the host.
 
     Args:
         made: the module, or a function that makes it.
-        state: of process 0.
+        state: of process 0; ``None`` leaves the module as it is.
         module: that is trained.
+        outer: what the trainer trains, which may wrap it.
         processes: that call it together.
 
     Raises:
-        IceprobeError: if it is no module with the names and shapes of that state.
+        IceprobeError: if it is no module of its own with the names, shapes and dtypes of that state.
     """
 
     def load() -> nn.Module:
@@ -106,14 +167,60 @@ def filled(made: Any, state: dict[str, Tensor], module: nn.Module, processes: Wo
             raise IceprobeError(
                 f"whole= made {shown(copy)}: give a function that returns the nn.Module"
             )
-        if processes.main:
+        trained = {
+            id(one) for part in (module, outer) if part is not None for one in part.parameters()
+        }
+        if any(id(one) in trained for one in copy.parameters()):
+            raise IceprobeError(
+                "whole= gave the trained module itself, or a part of it: give a function that makes it anew"
+            )
+        if processes.main and state is not None:
             _load(copy, state)
-        device = next((one.device for one in module.parameters()), torch.device("cpu"))
-        return copy.requires_grad_(False).to(device)
+        return copy.requires_grad_(False)
 
     copy = processes.each(load)
-    processes.align([*copy.parameters(), *copy.buffers()])
+    processes.copy_first([*copy.parameters(), *copy.buffers()])
     return copy
+
+
+def _load(copy: nn.Module, state: State) -> None:
+    left_out = _left_out(copy)
+    own: State = {**copy.state_dict(), **left_out}
+    for name in sorted({*own, *state}):
+        here, there = _described(own, name), _described(state, name)
+        if here != there:
+            remedy = "give a function that makes the same module"
+            if there == "none" or there.endswith("(0,)"):
+                remedy += "; if the module around it holds its weights, give that one, and select="
+            raise IceprobeError(
+                f"whole= made another {type(copy).__name__} than is trained ({name}: made {here}, trained {there}): {remedy}"
+            )
+    copy.load_state_dict({name: value for name, value in state.items() if name not in left_out})
+    for name, buffer in left_out.items():
+        buffer.copy_(state[name])
+
+
+def _described(state: State, name: str) -> str:
+    if name not in state:
+        return "none"
+    value = state[name]
+    if not isinstance(value, Tensor):
+        return "a state of its own"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def device_of(module: nn.Module, outer: nn.Module | None) -> torch.device:
+    """Where the trainer runs the module, though its weights may rest elsewhere or in another module."""
+    parts = [part for part in (module, outer) if part is not None]
+    for one in (one for part in parts for one in part.modules()):
+        if _is(one, FSDP) and isinstance(device := one.compute_device, torch.device):
+            return device
+    for parameter in (one for part in parts for one in part.parameters()):
+        mesh = getattr(parameter, "device_mesh", None)
+        if mesh is not None and mesh.device_type == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
+        return parameter.device
+    return torch.device("cpu")
 
 
 def align(module: nn.Module, processes: World) -> None:
@@ -124,11 +231,11 @@ def align(module: nn.Module, processes: World) -> None:
     """
     if processes.size == 1:
         return
-    processes.align(list(module.buffers()))
+    processes.copy_first(list(module.buffers()))
     names = [name for name, _ in module.named_parameters()]
-    sums = processes.gather([_sum_of_bits(one) for one in module.parameters()])
-    for rank, each in enumerate(sums):
-        for name, one, other in zip(names, each, sums[0], strict=True):
+    marks = processes.gather(processes.each(lambda: list(_marks(module))))
+    for rank, each in enumerate(marks):
+        for name, one, other in zip(names, each, marks[0], strict=True):
             if one != other:
                 raise IceprobeError(
                     f"process {rank} of {processes.size} has other weights than process 0 ({name}): processes='first' "
@@ -136,25 +243,14 @@ def align(module: nn.Module, processes: World) -> None:
                 )
 
 
-def _sum_of_bits(tensor: Tensor) -> int:
-    """Equal of equal tensors, and most likely different of others."""
+def _marks(module: nn.Module) -> Iterator[int]:
+    """A number of each parameter, which another one most likely doesn't have: its bits, weighted by their places."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(tensor.detach().contiguous().view(integers[tensor.itemsize]).sum())
-
-
-def _load(copy: nn.Module, state: dict[str, Tensor]) -> None:
-    own = copy.state_dict()
-    for name in sorted({*own, *state}):
-        here, there = own.get(name), state.get(name)
-        if here is None or there is None or here.shape != there.shape:
-            of = {True: "none", False: "one"}
-            said = (
-                f"{tuple(here.shape)}, trained {tuple(there.shape)}"
-                if here is not None and there is not None
-                else f"{of[here is None]}, trained {of[there is None]}"
-            )
-            raise IceprobeError(
-                f"whole= made another {type(copy).__name__} than is trained ({name}: made {said}): give a function "
-                "that makes the same module"
-            )
-    copy.load_state_dict(state)
+    for parameter in module.parameters():
+        bits = parameter.detach().contiguous().view(-1)
+        bits = bits.view(integers.get(bits.itemsize, torch.int64))
+        total = torch.zeros((), dtype=torch.int64, device=bits.device)
+        for piece in bits.split(2**20):
+            places = torch.arange(1, len(piece) + 1, device=bits.device)
+            total = 31 * total + (piece * places).sum()
+        yield int(total)

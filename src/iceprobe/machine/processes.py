@@ -16,7 +16,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -101,12 +101,14 @@ class World:
         if self.size == 1:
             return rows
         rows, counts = rows.contiguous(), self.gather(len(rows))
+        whole = self.each(
+            lambda: rows.new_empty(sum(counts), *rows.shape[1:]) if self.main else None
+        )
         with self._together() as dist:
-            if not self.main:
+            if whole is None:
                 for piece in _pieces(rows):
                     dist.send(piece, 0, group=self._waits)
                 return None
-            whole = rows.new_empty(sum(counts), *rows.shape[1:])
             parts = whole.split(counts)
             parts[0].copy_(rows)
             for rank in range(1, self.size):
@@ -145,14 +147,30 @@ class World:
             return
         import torch
 
-        for same in _of_one_dtype(tensors):
-            flat = torch.cat([tensor.detach().flatten() for tensor in same])
-            with self._together() as dist:
-                dist.broadcast(flat, 0, group=self._steps or self._waits)
-            with torch.no_grad():
-                parts = flat.split([tensor.numel() for tensor in same])
-                for tensor, part in zip(same, parts, strict=True):
-                    tensor.copy_(part.view_as(tensor))
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        with self._together() as dist:
+            dist.broadcast(flat, 0, group=self._steps)
+        with torch.no_grad():
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def copy_first(self, tensors: "Sequence[Tensor]") -> None:
+        """Copy process 0's values into ``tensors`` of any dtypes and devices, through the host, bit by bit."""
+        if self.size == 1:
+            return
+        hosts = self.each(lambda: [tensor.detach().cpu().contiguous() for tensor in tensors])
+        with self._together() as dist:
+            for host in hosts:
+                for piece in _pieces(host):
+                    dist.broadcast(piece, 0, group=self._waits)
+
+        def back() -> None:
+            for tensor, host in zip(tensors, hosts, strict=True):
+                if host.data_ptr() != tensor.data_ptr():
+                    tensor.detach().copy_(host)
+
+        self.each(back)
 
     def device(self, device: "torch.device") -> "torch.device":
         """``device``; of several GPUs that of this process, unless one is named."""
@@ -238,13 +256,6 @@ def _pieces(tensor: "Tensor") -> "Sequence[Tensor]":
     import torch
 
     return tensor.view(-1).view(torch.uint8).split(MESSAGE) if tensor.numel() else ()
-
-
-def _of_one_dtype(tensors: "Sequence[Tensor]") -> "Iterable[list[Tensor]]":
-    groups: dict[Any, list[Any]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    return groups.values()
 
 
 _current = World()

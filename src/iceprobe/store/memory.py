@@ -86,6 +86,8 @@ def extract_together(
     target = _device_of(backbone, call)
     manifest = processes.each(lambda: _described(backbone, dataset, target, call, processes))
     processes.agree({name: one.content for name, one in manifest.splits.items()}, "data")
+    how = [backbone.preprocessing.as_dict(), manifest.settings.model_dump()]
+    processes.agree(how, "preprocessing or options")
     if kept is not None:
         kept.begin(manifest, backbone.preprocessing)
     held = {}
@@ -148,8 +150,9 @@ def _described(
     settings = make_settings(call, device.type)
     manifest = describe(backbone, dataset, settings, splits=call.splits, limit=call.limit)
     needed, available = bytes_held(manifest), available_memory()
-    if processes is not None and not processes.main:
-        needed //= processes.size
+    if processes is not None and processes.size > 1:  # parts, and in process 0 the whole
+        parts = needed * processes.local_size // processes.size
+        needed = needed + parts if processes.main else needed // processes.size
     if available is not None and needed > available:
         raise IceprobeError(
             f"the tokens take {needed / 1e9:,.2f} GB of memory and {available / 1e9:,.2f} GB are "
@@ -255,11 +258,15 @@ def _joined(tensors: dict[str, Held], layout: Layout, processes: World) -> dict[
     if processes.size == 1:
         return tensors
     found: dict[str, Tensor] = {}
-    for key, (dtype, shape) in layout.items():
-        held = tensors.pop(key)
-        if not isinstance(held, Tensor):
-            held = torch.cat([torch.empty(0, *shape[1:], dtype=dtype), *held])
-        if (whole := processes.joined(held)) is not None:
+
+    def flat(key: str) -> Tensor:
+        (dtype, shape), held = layout[key], tensors.pop(key)
+        if isinstance(held, Tensor):
+            return held
+        return torch.cat([torch.empty(0, *shape[1:], dtype=dtype), *held])
+
+    for key in layout:
+        if (whole := processes.joined(processes.each(partial(flat, key)))) is not None:
             found[key] = whole
     lengths = found[LENGTH].tolist() if LENGTH in found else None
     return {
