@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import math
 import os
 import random
 from collections.abc import Generator
@@ -50,6 +51,13 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"skipped under --require-chromium: {reason}"
     return report
+
+
+@pytest.fixture
+def no_signs(monkeypatch):
+    """A command that takes long, on a busy machine, doesn't say that it is at work."""
+    monkeypatch.setattr("iceprobe.cli.console.SECONDS_TO_FIRST_SIGN", math.inf)
+    monkeypatch.setattr("iceprobe.machine.progress.SECONDS_TO_SIGN", math.inf)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.reference import analysis as reference
 from tests.store.conftest import SMALL, make_backbone, make_dataset
 
 EP = "ep16?out_dim=16"
+pytestmark = pytest.mark.usefixtures("no_signs")
 
 
 @pytest.fixture(scope="module")

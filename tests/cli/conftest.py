@@ -1,7 +1,6 @@
 """The command line in this process, and a data set and a backbone so small that a run takes a second."""
 
 import csv
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +25,14 @@ class Ended:
 
 @pytest.fixture
 def iceprobe(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    no_signs: None,
 ) -> Callable[..., Ended]:
     """Run ``iceprobe ARGUMENTS`` in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr("iceprobe.cli.console.SECONDS_TO_FIRST_SIGN", math.inf)
-    monkeypatch.setattr("iceprobe.machine.progress.SECONDS_TO_SIGN", math.inf)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

@@ -24,7 +24,7 @@ FAST = ("--epochs", "2", "--seeds", "1", "--learning-rates", "0.1")
 
 
 @pytest.fixture
-def iceprobe(monkeypatch, tmp_path, capsys, one_part):
+def iceprobe(monkeypatch, tmp_path, capsys, one_part, no_signs):
     """Run a command in ``tmp_path``, which holds tokens; returns exit code, stdout and stderr."""
     from iceprobe.cli import main
 
