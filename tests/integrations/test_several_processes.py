@@ -30,23 +30,27 @@ def hard() -> dict[str, Labelled]:
     return {"train": Labelled(290, shift=2), "test": Labelled(100, shift=2)}
 
 
-def trained(rank: int, every: str | None, **options):
-    seed()
-    model = DistributedDataParallel(Model().train())
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    look = scores = None
-    data = hard()
-    if every:
-        look = Probe(model.module.backbone, data, PROBES, every=every, keep=0, **QUICK, **options)
-        data["train"].reads = 0
-    torch.manual_seed(rank)  # each has batches of its own
-    logged = []
+def train(rank: int, model, look) -> list[dict[str, float]]:
+    """Six steps, in each process on batches of its own; the scores of all looks."""
+    optimizer, logged = torch.optim.AdamW(model.parameters(), 1e-2), []
+    torch.manual_seed(rank)
     for step, batch in enumerate(loader(), 1):
         optimizer.zero_grad()
         loss_of(model, batch).backward()
         optimizer.step()
         if look and (scores := look(step)):
             logged.append(scores)
+    return logged
+
+
+def trained(rank: int, every: str | None, **options):
+    seed()
+    model = DistributedDataParallel(Model().train())
+    look, data = None, hard()
+    if every:
+        look = Probe(model.module.backbone, data, PROBES, every=every, keep=0, **QUICK, **options)
+        data["train"].reads = 0
+    logged = train(rank, model, look)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     reads = data["train"].reads
     results = sum(len(one.results) for one in look.history) if look else 0
@@ -236,22 +240,13 @@ def trained_in_pieces(rank: int, how: str, **options):
 
     seed()
     model = sharded(how)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    data = hard()
-    look = None
+    look, data = None, hard()
     if options:
         look = Probe(
             model, data, PROBES, every="3 steps", select=lambda one: one.backbone, whole=Encoder,
             **QUICK, **options,
         )  # fmt: skip
-    torch.manual_seed(rank)
-    logged = []
-    for step, batch in enumerate(loader(), 1):
-        optimizer.zero_grad()
-        loss_of(model, batch).backward()
-        optimizer.step()
-        if look and (scores := look(step)):
-            logged.append(scores)
+    logged = train(rank, model, look)
     drawn = torch.rand(3)
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     here = [state, drawn, data["train"].reads]

@@ -43,26 +43,33 @@ def iceprobe(monkeypatch, tmp_path, capsys, one_part, no_signs):
     return run
 
 
-FIT = ("fit", "features:train.npz?test=test.npz&target=y", "--probe", "ep2", *FAST)
-
-
-def test_the_run_its_report_and_its_settings(iceprobe, tmp_path, monkeypatch):
+@pytest.fixture
+def mlflow_client(monkeypatch, tmp_path):
+    """MLflow with its files in ``tmp_path``."""
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    return MlflowClient()
+
+
+FIT = ("fit", "features:train.npz?test=test.npz&target=y", "--probe", "ep2", *FAST)
+
+
+def test_the_run_its_report_and_its_settings(iceprobe, tmp_path, mlflow_client):
     asked = (*FIT, "--log", "mlflow:birds", "--log", "tensorboard", "--output", "run")
     code, out, err = iceprobe(*asked)
     assert (code, err) == (0, "")
     assert "logged to MLflow run" in out
     assert "logged to TensorBoard files in run/tensorboard" in out
-    client = MlflowClient()
-    (found,) = client.search_runs([client.get_experiment_by_name("birds").experiment_id])
+    (found,) = mlflow_client.search_runs(
+        [mlflow_client.get_experiment_by_name("birds").experiment_id]
+    )
     assert found.info.run_name == "run"
     assert found.data.params["store"] == "features:train.npz?test=test.npz&target=y"
-    assert "report.html" in {one.path for one in client.list_artifacts(found.info.run_id)}
-    held = client.download_artifacts(found.info.run_id, "report.html")
+    assert "report.html" in {one.path for one in mlflow_client.list_artifacts(found.info.run_id)}
+    held = mlflow_client.download_artifacts(found.info.run_id, "report.html")
     assert Path(held).read_bytes() == (tmp_path / "run/report.html").read_bytes()
     read = EventAccumulator("run/tensorboard").Reload()
     (report,) = read.Tensors("report/text_summary")
@@ -73,7 +80,9 @@ def test_the_run_its_report_and_its_settings(iceprobe, tmp_path, monkeypatch):
     code, out, err = iceprobe(*asked)
     assert (code, err) == (0, "")
     assert "nothing new to log: run was finished before" in out
-    (again,) = client.search_runs([client.get_experiment_by_name("birds").experiment_id])
+    (again,) = mlflow_client.search_runs(
+        [mlflow_client.get_experiment_by_name("birds").experiment_id]
+    )
     assert again.data.metrics == found.data.metrics
     assert len(list((tmp_path / "run/tensorboard").iterdir())) == 1
     code, out, err = iceprobe(*FIT, "--output", "run")
@@ -164,12 +173,7 @@ SEGMENT = (
 )  # fmt: skip
 
 
-def test_segment_is_logged(iceprobe, tmp_path, monkeypatch):
-    from mlflow import MlflowClient
-
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+def test_segment_is_logged(iceprobe, tmp_path, mlflow_client):
     asked = (*SEGMENT, "--log", "mlflow:birds", "--log", "tensorboard", "--output", "run")
     code, out, err = iceprobe(*asked)
     assert code == 0, err
@@ -195,12 +199,13 @@ def test_segment_is_logged(iceprobe, tmp_path, monkeypatch):
     assert json.loads(texts["settings"])["protocol.epochs"] == 2
     assert f"| linear | miou | {linear['miou']['mean']:.6g} |" in texts["results"]
     assert texts["report"].strip() == "run/report.html"
-    client = MlflowClient()
-    (run,) = client.search_runs([client.get_experiment_by_name("birds").experiment_id])
+    (run,) = mlflow_client.search_runs(
+        [mlflow_client.get_experiment_by_name("birds").experiment_id]
+    )
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
-    held = client.download_artifacts(run.info.run_id, "report.html")
+    held = mlflow_client.download_artifacts(run.info.run_id, "report.html")
     assert Path(held).read_bytes() == Path("run/report.html").read_bytes()
-    table = Path(client.download_artifacts(run.info.run_id, "leaderboard.csv")).read_text()
+    table = Path(mlflow_client.download_artifacts(run.info.run_id, "leaderboard.csv")).read_text()
     assert table.splitlines()[0] == "probe,metric,mean,sd,low,high,parameters,flops,seconds"
     assert f"linear,miou,{linear['miou']['mean']:.6g}," in table
     # Shown again, it logs nothing; without the option it is the same run, to the digit.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from iceprobe.backbones.base import Backbone
 from iceprobe.core.errors import IceprobeError
 from iceprobe.machine.processes import joined_already
 from iceprobe.store import extract_in_memory, extract_together
@@ -11,6 +12,12 @@ from tests.store.conftest import PREPROCESSING, make_backbone, make_dataset
 from tests.store.test_ragged import BrightReader
 
 PROCESSES = 3
+
+
+def bright():
+    return Backbone(BrightReader(), PREPROCESSING, spec="test:bright", name="bright")
+
+
 # By name: backbone, data and options. Of batches of 16 there are 4 and 2: process 0 of 3 has none of the latter.
 CASES = {
     "masks and boxes, of what can be read": (
@@ -19,17 +26,11 @@ CASES = {
         {"on_bad_image": "skip", "tokens": "int8"},
     ),
     "lengths that differ": (
-        lambda: bright(),
+        bright,
         lambda: make_dataset(50, 20),
         {"tokens": "float32"},
     ),
 }
-
-
-def bright():
-    from iceprobe.backbones.base import Backbone
-
-    return Backbone(BrightReader(), PREPROCESSING, spec="test:bright", name="bright")
 
 
 def told(store) -> list:

@@ -127,7 +127,8 @@ class Looks:
         """
         self._processes, self._outer = joined_already(), outer
         self.every.begin()
-        self._processes.each(lambda: self._joined_in(choose, self._check))
+        holders = self._holders
+        self._processes.each(lambda: holders and self._joined_in(holders, choose, self._check))
         self._budget = Budget(self.share, time.monotonic())
 
     def after(
@@ -149,7 +150,9 @@ class Looks:
         if not self._told(self._budget.fits(time.monotonic())):
             self._say_put_off(count)
             return None
-        look, error = self._take(choose, step, epoch)
+        look, error = Look(step, epoch, 0.0), None
+        if (holders := self._holders) is not None:
+            look, error = self._take(holders, choose, step, epoch)
         told = self._told(replace(look, results=[]))
         self.history.append(look if self._processes.main else told)
         self._budget.took(told.seconds)
@@ -162,20 +165,24 @@ class Looks:
         """``value`` of process 0, in all; each waits for it."""
         return first(lambda: value, self._processes)
 
-    def _joined_in(self, choose: Choose, act: Act) -> list[Result]:
-        """``act`` on the module of this look, where this process takes part in it; elsewhere nothing.
+    @property
+    def _holders(self) -> World | None:
+        """The processes that have a part of the weights or of the images; ``None`` if this one hasn't."""
+        if self.call.processes == "all" or self.call.whole is not None:
+            return self._processes
+        return World() if self._processes.main else None
+
+    def _joined_in(self, holders: World, choose: Choose, act: Act) -> list[Result]:
+        """``act`` on the module of this look, in the processes that make its tokens.
 
         Raises:
             IceprobeError: in all that take part what one raises.
         """
-        alone, in_pieces = self.call.processes == "first", self.call.whole is not None
+        alone = self.call.processes == "first"
         makers = World() if alone else self._processes
-        holders = self._processes if in_pieces else makers  # all of them have a part of the weights
-        if holders.size == 1 and not self._processes.main:
-            return []
         module = holders.each(lambda: _module(choose()))
         with undisturbed(module), _once(self._lines):
-            if not in_pieces:
+            if self.call.whole is None:
                 holders.each(lambda: check_whole(module, self._outer))
                 align(module, makers)
                 return act(module, makers)
@@ -199,7 +206,7 @@ class Looks:
         return []
 
     def _take(
-        self, choose: Choose, step: int | None, epoch: float | None
+        self, holders: World, choose: Choose, step: int | None, epoch: float | None
     ) -> tuple[Look, Exception | None]:
         """This process's part in the look, and the exception that ended it."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -208,7 +215,7 @@ class Looks:
         error: Exception | None = None
         results: list[Result] = []
         try:
-            results = self._joined_in(choose, self._results)
+            results = self._joined_in(holders, choose, self._results)
         except Exception as caught:  # noqa: BLE001 (logged or raised, as on_error says)
             error = caught
         if torch.cuda.is_available() and torch.cuda.is_initialized():

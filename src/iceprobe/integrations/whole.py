@@ -135,7 +135,7 @@ def _cleaned(root: nn.Module, name: str) -> str:
     """The name of a part of ``root``, without what wrappers put into it."""
     kept, parent = [], root
     for part in name.split("."):
-        if _LEFT_OUT.get(next((kind for kind in _LEFT_OUT if _is(parent, kind)), "")) != part:
+        if not any(_is(parent, kind) and part == inner for kind, inner in _LEFT_OUT.items()):
             kept.append(part)
         parent = getattr(parent, part, parent)
     return ".".join(kept)
