@@ -3,13 +3,14 @@
 weights over processes ──gathered──▶ process 0 ──▶ a module of the caller's ──▶ the look
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from iceprobe.backbones.wrappers import inside_of
+from iceprobe.core.checksums import tensors_digest
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.text import shown
 from iceprobe.machine.processes import World
@@ -232,25 +233,14 @@ def align(module: nn.Module, processes: World) -> None:
     if processes.size == 1:
         return
     processes.copy_first(list(module.buffers()))
-    names = [name for name, _ in module.named_parameters()]
-    marks = processes.gather(processes.each(lambda: list(_marks(module))))
-    for rank, each in enumerate(marks):
-        for name, one, other in zip(names, each, marks[0], strict=True):
+    parameters = dict(module.named_parameters())
+    digests = processes.gather(
+        processes.each(lambda: [tensors_digest({"": one}, "") for one in parameters.values()])
+    )
+    for rank, each in enumerate(digests):
+        for name, one, other in zip(parameters, each, digests[0], strict=True):
             if one != other:
                 raise IceprobeError(
                     f"process {rank} of {processes.size} has other weights than process 0 ({name}): processes='first' "
                     "looks at those of process 0"
                 )
-
-
-def _marks(module: nn.Module) -> Iterator[int]:
-    """A number of each parameter, which another one most likely doesn't have: its bits, weighted by their places."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    for parameter in module.parameters():
-        bits = parameter.detach().contiguous().view(-1)
-        bits = bits.view(integers.get(bits.itemsize, torch.int64))
-        total = torch.zeros((), dtype=torch.int64, device=bits.device)
-        for piece in bits.split(2**20):
-            places = torch.arange(1, len(piece) + 1, device=bits.device)
-            total = 31 * total + (piece * places).sum()
-        yield int(total)
