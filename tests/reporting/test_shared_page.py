@@ -222,7 +222,8 @@ def test_without_a_clipboard_a_table_is_copied_by_hand(classes, chromium, tmp_pa
     page.get_by_role("button", name=re.compile("Copy as CSV: Leaderboard")).click()
     area = page.get_by_role("textbox", name="The text to copy")
     assert area.input_value().startswith("Probe,Top-1 %")
-    assert page.evaluate("document.activeElement.selectionEnd") == len(area.input_value())
+    sync_api.expect(area).to_be_focused()
+    assert area.evaluate("(one) => one.selectionEnd") == len(area.input_value())
 
 
 def test_places_have_names_that_say_what_they_are(classes, chromium, tmp_path):
@@ -237,7 +238,7 @@ def test_places_have_names_that_say_what_they_are(classes, chromium, tmp_path):
     links = page.evaluate("[...document.querySelectorAll('a')].map((one) => one.hash.slice(1))")
     assert {*map(str, links)} <= {*names, "main"}
     page.goto(f"{page.url}#attention-aim4")
-    assert page.evaluate("document.getElementById('attention-aim4').open")
+    sync_api.expect(page.locator("#attention-aim4")).to_have_attribute("open", "")
     link = page.get_by_role("link", name="Link to Leaderboard").first
     assert float(link.evaluate("(one) => getComputedStyle(one).opacity")) == 0
     link.focus()
@@ -255,7 +256,7 @@ def test_a_chart_says_its_numbers_and_is_saved_by_itself(classes, run, chromium,
         assert f"{100 * one.top1.mean:.1f}" in said
     figure.get_by_text("Numbers of Accuracy against parameters").click()
     rows = figure.locator("tbody tr")
-    assert rows.count() == len(run)
+    sync_api.expect(rows).to_have_count(len(run))  # they are made after the click
     with page.expect_download() as waited:
         figure.get_by_role("button", name="Save as SVG").click()
     svg = Path(waited.value.path()).read_text()
