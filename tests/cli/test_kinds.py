@@ -1,6 +1,7 @@
 """``export`` and ``predict`` of clips, recordings and bags, as they are typed."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,16 @@ def test_from_a_run_to_a_table(iceprobe, tmp_path, name):
     spec, data = spec_of(case.backbone, tmp_path / "model"), case.write(tmp_path / "data")
     ended = iceprobe("run", "--backbone", spec, "--data", data, *QUICK, "--output", "runs/mine")
     assert ended.code == 0, ended.err
+    noun = {"frame by frame": "clip", "WavLM": "recording", "bags": "bag"}[name]
+    counts = {split: len(one) for split, one in package.load_dataset(data).splits.items()}
+    planned = re.search(r"plan: (\d+) (\w+)", ended.out)
+    assert planned is not None
+    assert (int(planned[1]), planned[2]) == (sum(counts.values()), f"{noun}s")
+    assert re.search(rf"fit: 2 epochs of .* \(\d+ {noun}s each\)", ended.out)
+    ended = iceprobe("plan", "--backbone", spec, "--data", data, *QUICK, "--features", "none")
+    assert re.search(rf"{noun}s.* train {counts['train']}, test {counts['test']}", ended.out)
+    assert re.search(rf"FLOPs, extraction .* a {noun}\b", ended.out)
+    assert f" {noun}s/s" in ended.out
     ended = iceprobe("export", "runs/mine", "--probe", "ep2", "--output", "mine")
     assert ended.code == 0, ended.err
     ended = iceprobe("predict", "mine", "--examples", "data/test", "--forward-batch-size", 3)

@@ -367,7 +367,7 @@ def test_streamed_images_are_ordered_as_asked(iceprobe, quick, tmp_path, monkeyp
         output = tmp_path / shuffle
         ended = iceprobe("run", *streamed, "--shuffle", shuffle, "--output", output)
         assert ended.code == 0
-        assert "0 of 36 images in memory, the rest streamed" in (output / "log.txt").read_text()
+        assert "0 of 36 examples in memory, the rest streamed" in (output / "log.txt").read_text()
         (result,) = read_results(output)
         assert result.training["shuffle"] == shuffle
         assert result.training.get("buffer_images") == buffer

@@ -22,6 +22,12 @@ from iceprobe.datasets.registry import names_elsewhere
 MARK = "import os, pathlib; pathlib.Path(os.environ['TRUST_MARK']).touch()\n"
 
 
+@pytest.fixture(autouse=True)
+def a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which the caller has named no host yet, whatever other tests did in this one."""
+    monkeypatch.setattr("iceprobe.core.trust._named", set())
+
+
 @pytest.fixture(scope="session")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its store, exported with and without the weights of the backbone."""

@@ -275,7 +275,7 @@ def test_a_step_has_an_image_for_each_process(monkeypatch):
     monkeypatch.setattr("iceprobe.fitting.checks.world", lambda: World(0, 4))
     check_parts([64, 4])
     with pytest.raises(
-        IceprobeError, match=r"4 processes share steps of 64 images, .* has 3: take"
+        IceprobeError, match=r"4 processes share steps of 64 examples, .* has 3: take"
     ):
         check_parts([64, 3])
 

@@ -183,7 +183,7 @@ def test_a_fit_out_of_blocks_learns_and_says_so(store, tmp_path, caplog, free_st
         ep, linear = iceprobe.fit(
             store, PROBES, memory=memory, shuffle="blocks", output=tmp_path / "a", **options
         )
-    assert "80 of 240 images in memory, the rest streamed from disk, blocks of 1" in caplog.text
+    assert "80 of 240 examples in memory, the rest streamed from disk, blocks of 1" in caplog.text
     assert (ep.training["shuffle"], ep.training["buffer_images"]) == ("blocks", 80)
     assert "shuffle" not in linear.training  # learned to its optimum, on all of them at once
     assert ep.top1.mean > 0.6  # of three classes

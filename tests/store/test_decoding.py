@@ -175,7 +175,7 @@ def test_a_process_that_never_comes_to_an_image_is_no_bad_image(tmp_path, monkey
     monkeypatch.setattr(decoding, "note_row", lambda row: die())
     monkeypatch.setattr("iceprobe.store.decoded_images.note_row", lambda row: die())
     with pytest.raises(
-        IceprobeError, match=r"killed by SIGKILL.* before it came to an image, twice"
+        IceprobeError, match=r"killed by SIGKILL.* before it came to an example, twice"
     ):
         extract(make_backbone(), make_dataset(), tmp_path, workers=1, on_bad_image="skip", **SMALL)
 

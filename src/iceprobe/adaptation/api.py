@@ -20,7 +20,7 @@ from iceprobe.adaptation.registry import FROZEN, LEARNING_RATES, pairs
 from iceprobe.adaptation.training import AdaptationContext
 from iceprobe.backbones import load_backbone
 from iceprobe.backbones.base import Backbone
-from iceprobe.backbones.kinds import plural
+from iceprobe.backbones.kinds import plural, singular
 from iceprobe.backbones.preprocessing import Preprocessing
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.options import takes
@@ -137,7 +137,9 @@ def _adapt(
         backbone.to(target)
         train, reported = _examples(backbone, dataset, manifest, call, progress)
         listed = manifest.splits["train"].listed
-        check_trained(task, train.targets, dataset.classes, listed, call.split)
+        check_trained(
+            task, train.targets, dataset.classes, listed, call.split, singular(dataset.kind)
+        )
         groups = _groups(dataset, train)
         adapted = [pair for pair in asked if pair[0] != FROZEN]
         micro = -(-images_per_step(protocol, len(train)) // call.accumulate)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 from rich.filesize import decimal
 
 import iceprobe
+from iceprobe.backbones.kinds import plural, singular
 from iceprobe.cli.console import say
 from iceprobe.cli.stages import check_fit, extraction_of, fitting_of
 from iceprobe.core.errors import IceprobeError
-from iceprobe.core.text import duration
+from iceprobe.core.text import an, duration
 from iceprobe.settings import Planning, Run
 
 if TYPE_CHECKING:
@@ -82,30 +83,31 @@ def print_estimate(
     extraction, fitting = estimate(backbone, shape, dataset, config, measure_seconds=0.7)
     if fitting.refusal:
         raise IceprobeError(fitting.refusal)
-    images = f"plan: {sum(extraction.images.values()):,} images"
+    examples = plural(backbone.preprocessing.kind)
+    planned = f"plan: {sum(extraction.images.values()):,} {examples}"
     members = f"fit of {fitting.members:,} members"
     if config.live:
         seconds = fitting.live_seconds(extraction.images_per_second)
-        say(f"{images}, {members} live, {_about(seconds)}")
+        say(f"{planned}, {members} live, {_about(seconds)}")
         return
     views = f"those of train in {1 + config.views} views, " if config.views else ""
     say(
-        f"{images}, {views}{decimal(extraction.bytes_to_write)} to write, "
+        f"{planned}, {views}{decimal(extraction.bytes_to_write)} to write, "
         f"extraction {_about(extraction.seconds)}, {members} {_about(fitting.seconds)}"
     )
 
 
 def rows(
-    extraction: "Plan", fitting: "FitPlan", config: Run, shape: "TokenShape"
+    extraction: "Plan", fitting: "FitPlan", config: Run, shape: "TokenShape", kind: str = "image"
 ) -> list[tuple[str, str]]:
-    """The rows of the table: a name, and the number with what it depends on.
+    """The rows of the table: a name, and the number with what it depends on; examples are of ``kind``.
 
     Tokens of ``shape`` that differ in their number can't be live, so nothing is said of that.
     """
     rate = extraction.images_per_second
     views = {"train": f" in {1 + config.views} views"} if config.views else {}
     counts = extraction.images.items()
-    images = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
+    counted = ", ".join(f"{name} {count:,}{views.get(name, '')}" for name, count in counts)
     disk = f"{decimal(extraction.store_bytes)}, {decimal(extraction.bytes_to_write)} still to write"
     memory = decimal(extraction.memory_bytes)
     here = extraction.free_bytes is not None or extraction.memory_available is not None
@@ -115,10 +117,16 @@ def rows(
         memory += f", {decimal(free)} free" if free is not None else ", free memory unknown"
     held = decimal(sum(extraction.patch_bytes.values()))
     budget = f", budget {decimal(config.memory)}" if config.memory else ""
-    passes = f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} an image"
-    pace = f"{_about(extraction.seconds)} at {rate:,.4g} images/s" if rate else "nothing to extract"
+    passes = (
+        f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} {an(singular(kind))}"
+    )
+    pace = (
+        f"{_about(extraction.seconds)} at {rate:,.4g} {singular(kind)}s/s"
+        if rate
+        else "nothing to extract"
+    )
     found = [
-        ("images", images),
+        (plural(kind), counted),
         ("disk", disk),
         ("memory, extraction", memory),
         ("memory, to hold all patch tokens", f"{held}{budget}, streamed beyond it"),

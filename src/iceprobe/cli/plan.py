@@ -54,11 +54,11 @@ def plan(given: Given, arguments: Arguments = None) -> None:
         dataset = sources.dataset(run) if config.images is None else config.images
         if config.images is None:
             sources.check(run)
-        shape = sources.shape(run)
+        shape, kind = sources.shape(run), backbone.preprocessing.kind
         with at_work("measuring the pace of backbone and fit"):
             extraction, fitting = estimate(backbone, shape, dataset, run, measure_seconds=3.0)
         images = run.data[0] if config.images is None else f"{config.images:,} images"
-        lines = [*rows(extraction, fitting, run, shape), *costs(extraction, fitting, config)]
+        lines = [*rows(extraction, fitting, run, shape, kind), *costs(extraction, fitting, config)]
         title = f"{run.backbone[0]} on {images}"
         entry = {"backbone": run.backbone[0], "images": images, "extraction": extraction}
         console.print(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import iceprobe
+from iceprobe.backbones.kinds import singular
 from iceprobe.cli.console import Bars
 from iceprobe.cli.estimate import print_estimate
 from iceprobe.cli.other_sets import OtherSets, has_stores
@@ -226,7 +227,9 @@ class Sources:
         groups = None if groups is None else groups[rows]
         check_fit(run, self.shape(run), dataset.classes, targets[rows], dataset.task, groups)
         task, listed = pooled_task(dataset.task), len(targets)
-        check_trained(task, targets[rows], dataset.classes, listed, run.split)
+        check_trained(
+            task, targets[rows], dataset.classes, listed, run.split, singular(dataset.kind)
+        )
         if run.test:
             record = self._wanted(run).backbone if has_stores(run) else None
             what = dataset.task, dataset.classes, dataset.units, run.backbone[0], record

@@ -29,6 +29,7 @@ from iceprobe.protocols.protocol import check_splits, launch_line, protocol_of, 
 from iceprobe.results import FittedResult, read_results
 from iceprobe.results.dense import Dense
 from iceprobe.settings import Extraction, FitRun, Fitting, Forward, Live, Run, Views
+from iceprobe.store.examples import example_noun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,7 @@ def fit_run(
 
             first(lambda: source.tests.check(config, Predicts.of(store.manifest)))
         first(lambda: _check_duration(config, store))
-        first(lambda: _tell_steps(config, len(store["train"]), len(store.classes)))
+        first(lambda: _tell_steps(config, store))
         return partial(fit, store, config.probe, fitting_of(config))
 
     results = write_run(folder, prepare, resume=resume)
@@ -244,15 +245,17 @@ def begin_or_refuse(what: str, seconds: float) -> None:
     raise IceprobeError(f"{text}: give fewer --epochs, or --long to begin it all the same")
 
 
-def _tell_steps(config: FitRun, images: int, classes: int) -> None:
+def _tell_steps(config: FitRun, store: "Store") -> None:
     """Print how many steps the fit takes, and why they aren't the protocol's epochs."""
     if _only_knn(config) and not has_budget(config):
         return
+    images = len(store["train"])
     if config.shots:
-        images = min(images, config.shots[0] * classes)
+        images = min(images, config.shots[0] * len(store.classes))
     elif config.fraction:
         images = max(1, round(images * config.fraction[0]))
-    text = f"fit: {launch_line(protocol_of(fitting_of(config)), images)}"
+    steps = launch_line(protocol_of(fitting_of(config)), images, example_noun(store.manifest))
+    text = f"fit: {steps}"
     log.info("%s", text)
     say(text)
 
@@ -323,7 +326,7 @@ def check_features_of(
     if not {result.store.identity for result in results} <= set(identities):
         raise IceprobeError(
             f"output {str(folder.path)!r} holds a finished run, and its features have changed "
-            "since (backbone or images): choose another --output to run again"
+            "since (backbone or data): choose another --output to run again"
         )
 
 

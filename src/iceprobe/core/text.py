@@ -35,6 +35,11 @@ _SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 120
 
 
+def an(noun: str) -> str:
+    """``an image``, ``a clip``."""
+    return f"{'an' if noun.startswith(tuple('aeiou')) else 'a'} {noun}"
+
+
 def visible(text: str) -> str:
     """``text`` with control characters and bytes that aren't UTF-8 escaped, ``\\x1b``."""
     return _UNSEEN.sub(_escaped, text)

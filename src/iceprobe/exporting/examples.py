@@ -12,6 +12,7 @@ from PIL import Image
 
 from iceprobe.backbones.kinds import plural, singular
 from iceprobe.core.errors import IceprobeError
+from iceprobe.core.text import an
 from iceprobe.datasets import recordings, videos
 from iceprobe.datasets.bags import Bag, bags_below
 from iceprobe.datasets.base import BadImage, Split
@@ -117,7 +118,5 @@ def opened(kind: str, given: Any, reading: Reading) -> Any:
     way = way_of(kind)
     example = way.read(given, reading)
     if example is None:
-        noun = singular(kind)
-        article = "an" if noun.startswith(tuple("aeiou")) else "a"
-        raise IceprobeError(f"{article} {noun} is a {type(given).__name__}: give {way.give}")
+        raise IceprobeError(f"{an(singular(kind))} is a {type(given).__name__}: give {way.give}")
     return example

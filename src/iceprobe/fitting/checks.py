@@ -11,6 +11,7 @@ from iceprobe.machine.processes import world
 from iceprobe.probes.pooling import Pooling
 from iceprobe.probes.probe import Probe
 from iceprobe.protocols.protocol import Protocol, check_splits
+from iceprobe.store.examples import example_noun
 from iceprobe.store.reader import Store
 from iceprobe.store.request import choose_device
 from iceprobe.tasks.registry import pooled_task
@@ -28,11 +29,12 @@ def check_request(
     """
     check_named(labels, "--probe knn --probe linear --probe ep32")
     check_splits(store.splits, split, store.manifest.dataset.spec, folds=True)
+    noun = example_noun(store.manifest)
     for name in ("train", split):
         if not len(store[name]):
             raise IceprobeError(
-                f"split {name!r} has no image that could be read "
-                f"({len(store.manifest.skipped)} were skipped): mend the images"
+                f"split {name!r} has no {noun} that could be read "
+                f"({len(store.manifest.skipped)} were skipped): mend them"
             )
         store.check_targets(name)
     for label, probe in trained.items():
@@ -106,14 +108,15 @@ def check_training_images(
     """
     targets = store["train"].targets
     listed = store.manifest.splits["train"].listed
-    check_trained(task, targets, store.classes, listed, split, drawn=low_shot)
+    noun = example_noun(store.manifest)
+    check_trained(task, targets, store.classes, listed, split, noun, drawn=low_shot)
     if low_shot or not protocol.held_out:
         return
     labels, groups = task.strata(targets), store.groups("train")
     if not len(heldout_split(labels, run_seed, protocol.held_out, groups)[1]):
-        several = "images" if groups is None else "groups"
+        several = f"{noun}s" if groups is None else "groups"
         raise IceprobeError(
-            f"{len(labels)} training images leave none to hold out: give a class two or more {several}, "
+            f"{len(labels)} training {noun}s leave none to hold out: give a class two or more {several}, "
             "or take --protocol paper"
         )
 
@@ -124,6 +127,7 @@ def check_trained(
     names: Sequence[str],
     listed: int,
     split: str,
+    noun: str,
     *,
     drawn: bool = False,
 ) -> None:
@@ -134,6 +138,7 @@ def check_trained(
         names: of the outputs.
         listed: how many training images the data set has.
         split: that is reported.
+        noun: what an example is called.
         drawn: whether they are a draw of few.
 
     Raises:
@@ -147,7 +152,7 @@ def check_trained(
     if drawn:
         remedy = "that was drawn: draw more, by --shots or by --fraction"
     elif len(targets) < listed:
-        remedy = f"the limit took {len(targets)} of {listed} training images: raise it"
+        remedy = f"the limit took {len(targets)} of {listed} training {noun}s: raise it"
     raise IceprobeError(f"{why}: {remedy}")
 
 
@@ -164,7 +169,7 @@ def check_parts(sizes: Sequence[int]) -> None:
     """
     if min(sizes) < world().size:
         raise IceprobeError(
-            f"{world().size} processes share steps of {max(sizes)} images, and one of an epoch has "
+            f"{world().size} processes share steps of {max(sizes)} examples, and one of an epoch has "
             f"{min(sizes)}: take another --batch-size, or fewer processes"
         )
 

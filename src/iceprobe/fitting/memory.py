@@ -289,7 +289,7 @@ def cache_tokens(
     if memory is not None and budget < least:
         log.warning(
             "memory=%s is less than this fit can do with: it takes %s, the least for steps of %s "
-            "images; a smaller --batch-size or fewer probes take less",
+            "examples; a smaller --batch-size or fewer probes take less",
             decimal(memory), _size(processes * least), f"{batch_size:,}",
         )  # fmt: skip
     if train.views is None:
@@ -316,13 +316,11 @@ def _log(what: str, split: StoredSplit, shuffle: Shuffle) -> None:
     if split.held:
         log.info("%s are in memory", what)
         return
-    order = "images at random"
+    order = "examples at random"
     if shuffle.by == "blocks":
-        order = (
-            f"blocks of {shuffle.block:,} images at random, mixed in a buffer of {shuffle.buffer:,}"
-        )
+        order = f"blocks of {shuffle.block:,} examples at random, mixed in a buffer of {shuffle.buffer:,}"
     log.info(
-        "%s: %s of %s images in memory, the rest streamed from disk, %s",
+        "%s: %s of %s examples in memory, the rest streamed from disk, %s",
         what,
         f"{int(split.resident.sum()):,}",
         f"{len(split):,}",

@@ -13,6 +13,7 @@ from iceprobe.datasets.base import Dataset
 from iceprobe.datasets.matching import Matching, matched
 from iceprobe.probes import parse_probe
 from iceprobe.probes.inputs import input_of
+from iceprobe.store.examples import example_noun
 from iceprobe.store.format import BackboneRecord, DatasetRecord, Manifest
 from iceprobe.store.reader import Store
 from iceprobe.tasks.registry import get_task
@@ -119,7 +120,9 @@ class Predicts:
         self.check_tokens(store)
         self.match(store.manifest.dataset, store[split].targets)
         if not len(store[split]):
-            raise IceprobeError(f"split {split!r} of {store.path} has no image that could be read")
+            raise IceprobeError(
+                f"split {split!r} of {store.path} has no {example_noun(store.manifest)} that could be read"
+            )
         store.check_targets(split)
         for text in probes:
             if input_of(store.shape, parse_probe(text)).of_tokens and not store.has_patches:

@@ -49,7 +49,9 @@ class Reading:
         self.split_name = call.split
         self.split: StoredSplit = store[call.split]
         if not len(self.split):
-            raise IceprobeError(f"split {call.split!r} has no image that could be read")
+            raise IceprobeError(
+                f"split {call.split!r} has no {example_noun(store.manifest)} that could be read"
+            )
         self.device = check_device(call.device)
         self.command = call.command if call.command is not None else shlex.join(sys.argv)
         self.trained = [one for one in fit.results if one.method == "trained"]
@@ -130,7 +132,7 @@ class Reading:
         if self.fit.manifest is None:
             found.append(
                 f"the run's feature store isn't there ({self.fit.gone}): that its backbone is still what it "
-                "was, and which images are training images too, isn't checked"
+                "was, and which examples are training examples too, isn't checked"
             )
         if self.fit.predicts.given_alike(self.store):
             found.append(

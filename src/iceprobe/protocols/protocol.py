@@ -205,16 +205,16 @@ def evaluation_epochs(protocol: Protocol) -> list[int]:
     return sorted(range(protocol.epochs, 0, -apart))
 
 
-def launch_line(protocol: Protocol, num_images: int) -> str:
-    """The steps of a fit on ``num_images``, and why its epochs aren't the protocol's."""
+def launch_line(protocol: Protocol, num_images: int, noun: str = "image") -> str:
+    """The steps of a fit on ``num_images``, called by their ``noun``, and why its epochs aren't the protocol's."""
     run = for_images(protocol, num_images)
     text = (
         f"{run.epochs} epochs of {steps_an_epoch(run, num_images)} steps "
-        f"({images_per_step(run, num_images)} images each): {total_steps(run, num_images):,} steps"
+        f"({images_per_step(run, num_images)} {noun}s each): {total_steps(run, num_images):,} steps"
     )
     if run.epochs > protocol.epochs:
         text += (
-            f"; {protocol.epochs} epochs of {num_images:,} images would be "
+            f"; {protocol.epochs} epochs of {num_images:,} {noun}s would be "
             f"{total_steps(protocol, num_images):,}, and a fit takes at least --min-steps "
             f"{protocol.min_steps}"
         )

@@ -1,5 +1,6 @@
 """What the examples of results are called, in sentences, headings and axes."""
 
+from iceprobe.core.text import an
 from iceprobe.results.schema import Result
 
 
@@ -16,5 +17,4 @@ def examples_of(*results: Result) -> str:
 
 def an_example_of(*results: Result) -> str:
     """``"an image"``, ``"a clip"``, likewise."""
-    noun = example_of(*results)
-    return f"{'an' if noun.startswith(tuple('aeiou')) else 'a'} {noun}"
+    return an(example_of(*results))

@@ -148,7 +148,7 @@ def decoded_images(
     return decoded_in_order(
         decode,
         work,
-        lambda item, row: decode.splits[item.split].names[row],
+        lambda item, row: decode.splits[item.split].said(row),
         readers=readers,
         ahead=2 * workers if workers else readers + 1,
         processes=workers > 0,

@@ -67,7 +67,7 @@ def decoded_in_order(
     Args:
         decode: the decoder; each process gets a copy.
         work: in the order of the result.
-        names: the name of an item's row.
+        names: what an item's row is called in a message.
         readers: how many decode at a time.
         ahead: items under way, or decoded and not yet taken, at most.
         processes: decode in processes, so that a crash doesn't end this one.
@@ -138,12 +138,12 @@ class _Crew:
                 batch = _awaited(job)
             except _Lost as loss:
                 lost_reader = job.reader
-                name = f"image {self._names(work, loss.row)!r}" if loss.row != NOWHERE else ""
+                name = self._names(work, loss.row) if loss.row != NOWHERE else ""
                 if loss.row not in once:
-                    log.warning("a reader %s at %s: once more", loss.why, name or "no image yet")
+                    log.warning("a reader %s at %s: once more", loss.why, name or "none yet")
                 elif not name:
                     raise IceprobeError(
-                        f"reading images fails: a reader {loss.why} before it came to an image, "
+                        f"reading fails: a reader {loss.why} before it came to an example, "
                         "twice; complete shards are kept, run the same again when the machine is well"
                     ) from loss
                 else:

@@ -1,14 +1,15 @@
 """One forward pass of the frozen backbone: images → the tensors that are stored, and their checks."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from iceprobe.backbones.kinds import Inputs
+from iceprobe.backbones.kinds import Inputs, plural
 from iceprobe.core.errors import IceprobeError
+from iceprobe.datasets.base import Split
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
@@ -60,7 +61,7 @@ def forward(
             ]
     except torch.OutOfMemoryError as error:
         raise IceprobeError(
-            f"a batch of {len(images)} images doesn't fit into the memory of {device}: "
+            f"a batch of {len(images)} {plural(backbone.preprocessing.kind)} doesn't fit into the memory of {device}: "
             f"try batch_size={max(1, settings.batch_size // 2)}"
         ) from error
 
@@ -75,15 +76,15 @@ def empty_batch(backbone: "Backbone", settings: ExtractionSettings) -> dict[str,
 
 
 def check_finite(
-    tensors: dict[str, Tensor], names: Sequence[str], settings: ExtractionSettings
+    tensors: dict[str, Tensor], split: Split, rows: np.ndarray, settings: ExtractionSettings
 ) -> None:
-    """Raise for the first image whose tokens aren't finite, or too large for the stored dtype.
+    """Raise for the first of ``rows`` whose tokens aren't finite, or too large for the stored dtype.
 
     Also if rounding takes too much of the variance. ``tensors`` are one layer's of :func:`forward`.
     """
     for flag in ("finite", "fits"):
         if not tensors[flag].all():
-            name = names[int(tensors[flag].logical_not().nonzero()[0])]
+            name = split.said(int(rows[int(tensors[flag].logical_not().nonzero()[0])]))
             raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
     check_rounding(
         rounding_share(tensors),
@@ -169,12 +170,10 @@ def _finite(tensor: Tensor) -> Tensor:
 def _not_finite(name: str, settings: ExtractionSettings, overflow: bool) -> str:
     if overflow:
         dtype = str(STORED[settings.tokens][1]).removeprefix("torch.")
-        return (
-            f"tokens of image {name!r} are too large for {dtype}: store them with tokens=bfloat16"
-        )
+        return f"tokens of {name} are too large for {dtype}: store them with tokens=bfloat16"
     if settings.forward_dtype != "float32":
         return (
-            f"tokens of image {name!r} are not finite in a {settings.forward_dtype} forward pass: "
+            f"tokens of {name} are not finite in a {settings.forward_dtype} forward pass: "
             "use forward_dtype=float32"
         )
-    return f"tokens of image {name!r} are not finite: check that image and the backbone's weights"
+    return f"tokens of {name} are not finite: check it and the backbone's weights"

@@ -40,8 +40,8 @@ def joined_splits(
                 )
             if not np.array_equal(part.index, stores[0][name].index):
                 raise IceprobeError(
-                    f"the store of layer {layer} has other images of {name!r} than that of layer "
-                    f"{next(iter(parts))} (some were skipped): mend the images and extract again"
+                    f"the store of layer {layer} has other examples of {name!r} than that of layer "
+                    f"{next(iter(parts))} (some were skipped): mend them and extract again"
                 )
         found[name] = joined_split(parts, shape)
     return found

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iceprobe.backbones.kinds import plural
 from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.pixels import Seen
 from iceprobe.settings import Policy
@@ -110,7 +111,7 @@ def extracted_batches(
                 named = _log_skipped(batch.bad, named)
             elif batch.bad and on_bad_image == "fail":
                 raise BadImage(
-                    f"{reason(batch.bad[0][1])} (leave such images out with on_bad_image=skip, "
+                    f"{reason(batch.bad[0][1])} (leave such {plural(splits[todo.split].kind)} out with on_bad_image=skip, "
                     "on the command line --on-bad-image skip)"
                 )
             views = [empty] * todo.views
@@ -167,7 +168,7 @@ def _finish(
         copied.synchronize()
     split = splits[work.split]
     for one in itertools.chain(*views):
-        check_finite(one, [split.names[row] for row in batch.rows], settings)
+        check_finite(one, split, batch.rows, settings)
     known = {
         "label": torch.from_numpy(split.labels[batch.rows]),
         "index": torch.from_numpy(np.ascontiguousarray(batch.rows, dtype=np.int64)),
