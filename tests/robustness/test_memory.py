@@ -159,7 +159,7 @@ def test_the_least_is_said_where_the_budget_is_less(caplog):
         assert (held, len(said)) == (0, 1)
         assert said[0] == (
             f"memory={text} is less than this fit can do with: it takes 106 MB, the least for steps "
-            "of 4 images; a smaller --batch-size or fewer probes take less"
+            "of 4 examples; a smaller --batch-size or fewer probes take less"
         )
     held, chosen, said = held_by(0, 2_995_000, caplog, "blocks")
     assert (held, chosen.buffer) == (0, 16)  # four batches

@@ -10,7 +10,6 @@ from typing import IO, Any, Union
 import numpy as np
 from PIL import Image
 
-from iceprobe.backbones.kinds import singular
 from iceprobe.core.errors import IceprobeError
 from iceprobe.core.specs import unknown
 from iceprobe.datasets.labels import by_number, check_count, labels_outside
@@ -133,10 +132,6 @@ class Split(ABC):
     def example(self, index: int) -> Any:
         """What the backbone's preprocessing reads; of :attr:`kind`. Otherwise as :meth:`image`."""
         return self.image(index)
-
-    def said(self, index: int) -> str:
-        """The example in a message: ``image 'train/3.png'``."""
-        return f"{singular(self.kind)} {self.names[index]!r}"
 
     @property
     def parts(self) -> np.ndarray | None:

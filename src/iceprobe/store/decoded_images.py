@@ -23,6 +23,7 @@ from iceprobe.datasets.base import BadImage, Split
 from iceprobe.datasets.decoding import one_line
 from iceprobe.datasets.pixels import Seen, seen, upright_boxes
 from iceprobe.store.decoding import decoded_in_order, note_row
+from iceprobe.store.examples import named
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.work import Decoded, Work
 
@@ -148,7 +149,7 @@ def decoded_images(
     return decoded_in_order(
         decode,
         work,
-        lambda item, row: decode.splits[item.split].said(row),
+        lambda item, row: named(decode.splits[item.split], row),
         readers=readers,
         ahead=2 * workers if workers else readers + 1,
         processes=workers > 0,

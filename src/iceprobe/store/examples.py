@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from iceprobe.backbones.kinds import KINDS, plural
+from iceprobe.backbones.kinds import KINDS, plural, singular
 
 if TYPE_CHECKING:
+    from iceprobe.datasets.base import Split
     from iceprobe.store.format import Manifest
 
 
@@ -16,6 +17,11 @@ def example_noun(manifest: "Manifest") -> str:
     if kind not in KINDS:
         return "example"
     return plural(kind).partition(" ")[0].removesuffix("s")  # "bags of images"
+
+
+def named(split: "Split", row: int) -> str:
+    """The example in a message: ``image 'train/3.png'``."""
+    return f"{singular(split.kind)} {split.names[row]!r}"
 
 
 def kind_of(manifest: "Manifest") -> str:

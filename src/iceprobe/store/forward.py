@@ -10,6 +10,7 @@ from torch import Tensor
 from iceprobe.backbones.kinds import Inputs, plural
 from iceprobe.core.errors import IceprobeError
 from iceprobe.datasets.base import Split
+from iceprobe.store.examples import named
 from iceprobe.store.format import ExtractionSettings
 from iceprobe.store.layout import DTYPES, STORED, Layout, token_layout
 from iceprobe.store.quantisation import check_rounding, dequantise, quantise, rounding
@@ -84,7 +85,7 @@ def check_finite(
     """
     for flag in ("finite", "fits"):
         if not tensors[flag].all():
-            name = split.said(int(rows[int(tensors[flag].logical_not().nonzero()[0])]))
+            name = named(split, int(rows[int(tensors[flag].logical_not().nonzero()[0])]))
             raise IceprobeError(_not_finite(name, settings, overflow=flag == "fits"))
     check_rounding(
         rounding_share(tensors),
