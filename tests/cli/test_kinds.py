@@ -122,3 +122,18 @@ def test_what_can_be_read_is_predicted_of(iceprobe, fitted, tmp_path):
     assert "left out 1 recording that could not be read: 'short.wav'" in ended.out
     rows = csv.reader(Path("predictions.csv").read_text().splitlines())
     assert [row[0] for row in rows] == ["file", "good.wav"]
+
+
+def test_errors_call_a_clip_a_clip(iceprobe, tmp_path):
+    case = CASES["frame by frame"]
+    spec, data = spec_of(case.backbone, tmp_path / "model"), case.write(tmp_path / "data")
+    run = ["run", "--backbone", spec, "--data", data, *QUICK, "--output", "runs/mine"]
+    ended = iceprobe(*run, "--limit", 1)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "the limit took 1 of 8 training clips: raise it" in ended.err
+    broken = min(file for file in (tmp_path / "data/train").rglob("*") if file.is_file())
+    broken.write_bytes(b"no video")
+    ended = iceprobe(*run)
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert f"train/{broken.parent.name}/{broken.name}" in ended.err
+    assert "(leave such clips out with on_bad_image=skip, on the command line" in ended.err

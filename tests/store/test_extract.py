@@ -222,7 +222,7 @@ def test_not_finite_names_the_image(tmp_path, backbone, dataset, tokens, value):
 
     backbone.reader.forward = broken
     backbone.reader.images = 0
-    with pytest.raises(IceprobeError, match=r"'train/00025\.png' are not finite"):
+    with pytest.raises(IceprobeError, match=r"image 'train/00025\.png' are not finite"):
         extract(backbone, dataset, tmp_path, tokens=tokens, **SMALL)
     names = {path.name for path in tmp_path.glob("*/*")}
     assert names <= {"manifest.json", "train-00000.safetensors", "train-00001.safetensors"}

@@ -98,7 +98,7 @@ def print_estimate(
 
 
 def rows(
-    extraction: "Plan", fitting: "FitPlan", config: Run, shape: "TokenShape", kind: str = "image"
+    extraction: "Plan", fitting: "FitPlan", config: Run, shape: "TokenShape", kind: str
 ) -> list[tuple[str, str]]:
     """The rows of the table: a name, and the number with what it depends on; examples are of ``kind``.
 
@@ -117,13 +117,10 @@ def rows(
         memory += f", {decimal(free)} free" if free is not None else ", free memory unknown"
     held = decimal(sum(extraction.patch_bytes.values()))
     budget = f", budget {decimal(config.memory)}" if config.memory else ""
-    passes = (
-        f"{_flops(extraction.flops)}, {_flops(extraction.flops_per_image)} {an(singular(kind))}"
-    )
+    noun, whole = singular(kind), _flops(extraction.flops)
+    passes = f"{whole}, {_flops(extraction.flops_per_image)} {an(noun)}"
     pace = (
-        f"{_about(extraction.seconds)} at {rate:,.4g} {singular(kind)}s/s"
-        if rate
-        else "nothing to extract"
+        f"{_about(extraction.seconds)} at {rate:,.4g} {noun}s/s" if rate else "nothing to extract"
     )
     found = [
         (plural(kind), counted),

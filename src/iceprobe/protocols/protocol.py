@@ -205,7 +205,7 @@ def evaluation_epochs(protocol: Protocol) -> list[int]:
     return sorted(range(protocol.epochs, 0, -apart))
 
 
-def launch_line(protocol: Protocol, num_images: int, noun: str = "image") -> str:
+def launch_line(protocol: Protocol, num_images: int, noun: str) -> str:
     """The steps of a fit on ``num_images``, called by their ``noun``, and why its epochs aren't the protocol's."""
     run = for_images(protocol, num_images)
     text = (

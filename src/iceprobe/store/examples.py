@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from iceprobe.backbones.kinds import KINDS, plural, singular
+from iceprobe.backbones.kinds import KINDS, singular
 
 if TYPE_CHECKING:
     from iceprobe.datasets.base import Split
@@ -14,9 +14,7 @@ def example_noun(manifest: "Manifest") -> str:
     kind = kind_of(manifest)
     if kind == "image" and without_grid(manifest):
         return "bag"
-    if kind not in KINDS:
-        return "example"
-    return plural(kind).partition(" ")[0].removesuffix("s")  # "bags of images"
+    return singular(kind) if kind in KINDS else "example"
 
 
 def named(split: "Split", row: int) -> str:

@@ -62,8 +62,8 @@ def forward(
             ]
     except torch.OutOfMemoryError as error:
         raise IceprobeError(
-            f"a batch of {len(images)} {plural(backbone.preprocessing.kind)} doesn't fit into the memory of {device}: "
-            f"try batch_size={max(1, settings.batch_size // 2)}"
+            f"a batch of {len(images)} {plural(backbone.preprocessing.kind)} doesn't fit into the "
+            f"memory of {device}: try batch_size={max(1, settings.batch_size // 2)}"
         ) from error
 
 

@@ -170,7 +170,7 @@ class _Maker:
         try:
             images = batched(list(self._pool.map(decode, indices.tolist(), views.tolist())))
         except BadImage as error:
-            raise BadImage(f"{error} (a live fit reads all of them: take it out)") from error
+            raise BadImage(f"{error} (a live fit reads all examples: take it out)") from error
         settings = self.manifest.settings
         (tokens,) = forward(self.backbone, images, self.device, settings)
         tokens = {name: tensor.cpu() for name, tensor in tokens.items()}

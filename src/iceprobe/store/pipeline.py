@@ -111,8 +111,8 @@ def extracted_batches(
                 named = _log_skipped(batch.bad, named)
             elif batch.bad and on_bad_image == "fail":
                 raise BadImage(
-                    f"{reason(batch.bad[0][1])} (leave such {plural(splits[todo.split].kind)} out with on_bad_image=skip, "
-                    "on the command line --on-bad-image skip)"
+                    f"{reason(batch.bad[0][1])} (leave such {plural(splits[todo.split].kind)} out "
+                    "with on_bad_image=skip, on the command line --on-bad-image skip)"
                 )
             views = [empty] * todo.views
             if len(batch.rows):

@@ -222,7 +222,7 @@ class Store(HasTokenShape):
             raise IceprobeError(
                 f"label {targets[outside[0]]} of row {outside[0]} in split {split!r} of store "
                 f"{self.path or self.identity[:16]} is no class: {len(self.classes)} are named "
-                f"({len(outside)} such labels); extract it again from a data set without these"
+                f"({len(outside)} such labels); extract it again from a data set without these examples"
             )
 
     def fold(self, held_out: np.ndarray) -> "Store":
